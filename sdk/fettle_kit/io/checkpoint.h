@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "fettle/result.h"
+#include "fettle_kit/io/json.h"
+#include "fettle_kit/io/safetensors.h"
+
+namespace fettle::kit {
+
+/// A Hugging Face checkpoint folder: config.json and model.safetensors, or shards with their index. Mapped, not read.
+/// Opening checks the index against the files (formats/safetensors.md section 5). [any thread once open]
+class Checkpoint {
+ public:
+  static Result<Checkpoint> open(const std::string& folder);
+  const std::string& folder() const { return folder_; }
+  const Json& config() const { return config_; }
+  /// All tensors, shard by shard in file-name order, inside a shard in file order.
+  const std::vector<const TensorView*>& tensors() const { return tensors_; }
+  const TensorView* find(std::string_view name) const;
+  /// The tensor, or an error that names it and the folder.
+  Result<const TensorView*> require(std::string_view name) const;
+  const std::vector<SafetensorsReader>& shards() const { return *shards_; }
+  /// Releases the pages of a tensor that will not be looked at again soon.
+  void drop(const TensorView& tensor) const;
+
+ private:
+  std::string folder_;
+  Json config_;
+  std::unique_ptr<std::vector<SafetensorsReader>> shards_;
+  std::vector<const TensorView*> tensors_;
+  std::map<std::string, const TensorView*, std::less<>> index_;
+};
+
+/// Writes a checkpoint folder: weights streamed into shards, everything else carried over.
+struct CheckpointWriterOptions {
+  std::uint64_t shard_bytes = 5'000'000'000;      ///< transformers' classic limit; a single shard gets no index
+  std::map<std::string, std::string> metadata;    ///< into __metadata__ of every shard; must be deterministic
+};
+
+/// Produces the bytes of one tensor by calling `sink` any number of times in order.
+using TensorSink = std::function<Status(std::span<const std::byte>)>;
+using TensorSource = std::function<Status(const TensorSpec&, const TensorSink&)>;
+
+/// Writes config.json (`config`), the shards, and the index last; copies every other file of `from` byte for byte
+/// (tokenizer, generation config, unknown files; not weights in any format). `from` may be "": nothing is carried over.
+Status write_checkpoint(const std::string& folder, const Json& config, std::vector<TensorSpec> specs,
+                        const TensorSource& source, const std::string& from, const CheckpointWriterOptions& options = {});
+
+}  // namespace fettle::kit

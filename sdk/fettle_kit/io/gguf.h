@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "fettle/result.h"
+#include "fettle_kit/io/mapped_file.h"
+#include "fettle_kit/io/output_file.h"
+#include "fettle_kit/io/safetensors.h"
+
+namespace fettle::kit {
+
+/// A metadata value. Arrays are homogeneous; nested arrays do not exist in files we accept.
+using GgufValue = std::variant<std::uint8_t, std::int8_t, std::uint16_t, std::int16_t, std::uint32_t, std::int32_t, float,
+                               bool, std::string, std::uint64_t, std::int64_t, double, std::vector<std::uint8_t>,
+                               std::vector<std::int8_t>, std::vector<std::uint16_t>, std::vector<std::int16_t>,
+                               std::vector<std::uint32_t>, std::vector<std::int32_t>, std::vector<float>,
+                               std::vector<bool>, std::vector<std::string>, std::vector<std::uint64_t>,
+                               std::vector<std::int64_t>, std::vector<double>>;
+using GgufMetadata = std::vector<std::pair<std::string, GgufValue>>;  ///< in file order; keys are unique
+
+/// Reads one GGUF file (version 2 or 3) by mapping it; formats/gguf.md section 1 is checked on opening. Shapes are
+/// row-major (the reverse of the file's). Views live as long as the reader. [any thread once open]
+class GgufReader {
+ public:
+  static Result<GgufReader> open(const std::string& path);
+  const GgufMetadata& metadata() const { return metadata_; }
+  const GgufValue* find(std::string_view key) const;
+  /// The value as T, converting between integer types where nothing is lost; null if absent or of another type.
+  template <class T>
+  const T* get(std::string_view key) const {
+    const GgufValue* value = find(key);
+    return value ? std::get_if<T>(value) : nullptr;
+  }
+  std::int64_t integer(std::string_view key, std::int64_t otherwise) const;
+  double real(std::string_view key, double otherwise) const;
+  std::string text(std::string_view key, std::string otherwise = {}) const;
+  const std::vector<TensorView>& tensors() const { return tensors_; }  ///< in file order
+  const TensorView* tensor(std::string_view name) const;
+  const std::string& path() const { return file_->path(); }
+  const MappedFile& file() const { return *file_; }
+
+ private:
+  std::unique_ptr<MappedFile> file_;
+  GgufMetadata metadata_;
+  std::vector<TensorView> tensors_;
+  std::map<std::string, std::size_t, std::less<>> key_index_, tensor_index_;
+};
+
+/// Streams one GGUF file, version 3, alignment 32. Shapes row-major. The file appears on finish(). One thread.
+class GgufWriter {
+ public:
+  static Result<GgufWriter> create(const std::string& path, const GgufMetadata& metadata, std::vector<TensorSpec> tensors);
+  /// Appends bytes of the current tensor; the next tensor begins when all bytes of this one have come.
+  Status append(std::string_view tensor, std::span<const std::byte> bytes);
+  Status finish();
+
+ private:
+  explicit GgufWriter(OutputFile file) : file_(std::move(file)) {}
+  OutputFile file_;
+  std::vector<TensorSpec> tensors_;
+  std::size_t current_ = 0;
+  std::uint64_t written_ = 0;
+};
+
+}  // namespace fettle::kit
