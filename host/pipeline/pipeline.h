@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "host/pipeline/expression.h"
+#include "host/pipeline/node.h"
+#include "host/pipeline/source.h"
+
+namespace fettle::host {
+
+/// Where an artifact comes from: `prune`, `prune.mask`, `quant[gptq].model`, or a name under inputs.
+struct Reference {
+  std::string name;                 ///< a step or an input
+  std::optional<std::string> instance;  ///< inside [...]: "2:4", "2:4,Q8_0"; "*" means every instance
+  std::optional<std::string> port;  ///< the output meant; the step's first if absent
+  SourceRange where;
+};
+
+struct PipelineInput {
+  std::string name;
+  std::string kind;                ///< "model", "text", "tokens", "file", ...
+  std::vector<std::string> paths;  ///< absolute, globs expanded and sorted
+  std::string written;             ///< as in the file, after ${vars}
+  SourceRange where;
+};
+
+enum class GateAction { stop, fail, warn };  ///< stop: nothing downstream runs; fail: also exit 3; warn: only say so
+
+struct Gate {
+  Expression require;
+  GateAction on_fail = GateAction::stop;
+  std::string because;
+  SourceRange where;
+};
+
+struct ResourceRequest {
+  std::optional<unsigned> cores;
+  std::optional<std::uint64_t> memory;  ///< bytes; overrides the technique's estimate
+};
+
+/// One step after `matrix` and `each` have been expanded: a use of one technique. Parameters are still nodes, because
+/// only the technique knows their types.
+struct Step {
+  std::string name;      ///< with its instance: "quant[2:4,Q8_0]"; unique
+  std::string base;      ///< without: "quant"
+  std::string instance;  ///< "2:4,Q8_0", or ""
+  std::string use;
+  SourceRange use_where;
+  std::vector<std::pair<Node, std::vector<Reference>>> in;  ///< port (key node) -> one reference, or several for a list
+  std::vector<std::pair<Node, Node>> with;                  ///< parameter (key node) -> value, ${vars} replaced
+  std::vector<Reference> after;
+  std::optional<Expression> when;
+  std::vector<Gate> gates;
+  std::uint64_t seed = 0;
+  ResourceRequest resources;
+  std::optional<bool> isolate;
+  SourceRange where;
+};
+
+struct PipelineOutput {
+  std::string name;
+  Reference from;
+  std::string path;  ///< absolute; "{instance}" has been replaced where `from` names several
+  bool when_gates_pass = true;  ///< false: `when_gates: any`
+  SourceRange where;
+};
+
+/// A pipeline file after variables, overrides, profiles, matrix and each: plain values with the places they came from.
+struct Pipeline {
+  std::string name;
+  std::string description;
+  std::string file;       ///< absolute path
+  std::string directory;  ///< relative paths in it start here
+  std::vector<std::pair<std::string, std::string>> vars;  ///< resolved, as text
+  std::vector<PipelineInput> inputs;
+  std::vector<Step> steps;
+  std::vector<PipelineOutput> outputs;
+};
+
+struct LoadOptions {
+  std::vector<std::string> sets;      ///< "vars.keep=0.5", "steps.healed.with.lr=2e-4"
+  std::vector<std::string> profiles;  ///< applied left to right, before the sets
+};
+
+/// Reads and checks everything that can be known without plugins. Findings go to `diagnostics`; the pipeline is usable
+/// only if that has no errors.
+Pipeline load_pipeline(const std::string& path, const LoadOptions& options, Diagnostics& diagnostics);
+
+}  // namespace fettle::host
