@@ -28,7 +28,8 @@ struct DTypeInfo {
   /// n elements (a multiple of block_elems) to f32; null: cannot be read as numbers.
   void (*to_f32)(const std::byte* src, float* dst, std::size_t n);
   /// n elements (a multiple of block_elems) from f32, round to nearest even for plain types, the reference procedure of
-  /// formats/gguf.md for block types; null: read-only type.
+  /// formats/gguf.md for block types; null: read-only type. NaN stays NaN (0 in integer types). Beyond the range: f16
+  /// and f8_e5m2 give infinity, f8_e4m3 (which has none) gives NaN, so clamp first; integers give their limit.
   void (*from_f32)(const float* src, std::byte* dst, std::size_t n);
 };
 
