@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "fettle/abi.h"
+#include "fettle/result.h"
+
 #include <cstdint>
 #include <deque>
 #include <map>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include "fettle/abi.h"
-#include "fettle/result.h"
 
 namespace fettle::host {
 
@@ -18,7 +18,7 @@ struct Plugin {
   std::string path;    ///< absolute
   std::string digest;  ///< "sha256:..." of the file: part of every cache key of its techniques
   const fettle_library* library = nullptr;
-  bool ours = false;   ///< came from the program's own plugin folder
+  bool ours = false;  ///< came from the program's own plugin folder
 };
 
 /// A technique as the host sees it: the plugin's constant table, checked.
@@ -34,8 +34,8 @@ struct Refusal {
   std::string reason;
 };
 
-/// Finds and loads plugins: each --plugin-dir in order, then FETTLE_PLUGIN_PATH, then the program's own folder. Never the
-/// current directory. One technique id in two plugins refuses both, naming both. [const members: any thread]
+/// Finds and loads plugins: each --plugin-dir in order, then FETTLE_PLUGIN_PATH, then the program's own folder. Never
+/// the current directory. One technique id in two plugins refuses both, naming both. [const members: any thread]
 class Registry {
  public:
   struct Options {

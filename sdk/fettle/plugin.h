@@ -123,5 +123,8 @@ const fettle_library* library(const fettle_abi_tag* host, fettle_error* error, c
     } catch (const std::exception& e) {                                                                         \
       ::fettle::detail::report({::fettle::Code::internal, std::string("describe() threw: ") + e.what()}, error); \
       return nullptr;                                                                                           \
+    } catch (...) {                                                                                             \
+      ::fettle::detail::report({::fettle::Code::internal, "describe() threw an unknown exception"}, error);     \
+      return nullptr;                                                                                           \
     }                                                                                                           \
   }
