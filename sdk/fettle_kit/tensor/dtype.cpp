@@ -7,6 +7,8 @@
 #include <limits>
 #include <type_traits>
 
+#include "fettle_kit/tensor/block_codec.h"
+
 namespace fettle::kit {
 namespace {
 
@@ -136,6 +138,15 @@ void bool_from_f32(const float* src, std::byte* dst, std::size_t n) {
   for (std::size_t i = 0; i < n; ++i) dst[i] = src[i] == 0.0f ? std::byte{0} : std::byte{1};
 }
 
+template <DType type>
+void block_to_f32(const std::byte* src, float* dst, std::size_t n) {
+  decode_blocks(type, src, dst, n);
+}
+template <DType type>
+void block_from_f32(const float* src, std::byte* dst, std::size_t n) {
+  encode_blocks_reference(type, src, dst, 1, static_cast<std::int64_t>(n), nullptr);
+}
+
 using enum DType;
 
 // clang-format off
@@ -156,22 +167,22 @@ constexpr DTypeInfo kTable[] = {  // in the order of the enum
     {u16,     "u16",     "U16",     -1, 1, 2, plain_to_f32<std::uint16_t>, plain_from_f32<std::uint16_t>},
     {u8,      "u8",      "U8",      -1, 1, 1, plain_to_f32<std::uint8_t>, plain_from_f32<std::uint8_t>},
     {boolean, "bool",    "BOOL",    -1, 1, 1, bool_to_f32, bool_from_f32},
-    {q4_0,    "q4_0",    "",         2,  32,  18, nullptr, nullptr},
-    {q4_1,    "q4_1",    "",         3,  32,  20, nullptr, nullptr},
-    {q5_0,    "q5_0",    "",         6,  32,  22, nullptr, nullptr},
-    {q5_1,    "q5_1",    "",         7,  32,  24, nullptr, nullptr},
-    {q8_0,    "q8_0",    "",         8,  32,  34, nullptr, nullptr},
-    {q2_k,    "q2_k",    "",        10, 256,  84, nullptr, nullptr},
-    {q3_k,    "q3_k",    "",        11, 256, 110, nullptr, nullptr},
-    {q4_k,    "q4_k",    "",        12, 256, 144, nullptr, nullptr},
-    {q5_k,    "q5_k",    "",        13, 256, 176, nullptr, nullptr},
-    {q6_k,    "q6_k",    "",        14, 256, 210, nullptr, nullptr},
-    {iq4_nl,  "iq4_nl",  "",        20,  32,  18, nullptr, nullptr},
-    {iq4_xs,  "iq4_xs",  "",        23, 256, 136, nullptr, nullptr},
-    {tq1_0,   "tq1_0",   "",        34, 256,  54, nullptr, nullptr},
-    {tq2_0,   "tq2_0",   "",        35, 256,  66, nullptr, nullptr},
-    {mxfp4,   "mxfp4",   "",        39,  32,  17, nullptr, nullptr},
-    {nvfp4,   "nvfp4",   "",        40,  64,  36, nullptr, nullptr},
+    {q4_0,    "q4_0",    "",         2,  32,  18, block_to_f32<q4_0>, block_from_f32<q4_0>},
+    {q4_1,    "q4_1",    "",         3,  32,  20, block_to_f32<q4_1>, block_from_f32<q4_1>},
+    {q5_0,    "q5_0",    "",         6,  32,  22, block_to_f32<q5_0>, block_from_f32<q5_0>},
+    {q5_1,    "q5_1",    "",         7,  32,  24, block_to_f32<q5_1>, block_from_f32<q5_1>},
+    {q8_0,    "q8_0",    "",         8,  32,  34, block_to_f32<q8_0>, block_from_f32<q8_0>},
+    {q2_k,    "q2_k",    "",        10, 256,  84, block_to_f32<q2_k>, block_from_f32<q2_k>},
+    {q3_k,    "q3_k",    "",        11, 256, 110, block_to_f32<q3_k>, block_from_f32<q3_k>},
+    {q4_k,    "q4_k",    "",        12, 256, 144, block_to_f32<q4_k>, block_from_f32<q4_k>},
+    {q5_k,    "q5_k",    "",        13, 256, 176, block_to_f32<q5_k>, block_from_f32<q5_k>},
+    {q6_k,    "q6_k",    "",        14, 256, 210, block_to_f32<q6_k>, block_from_f32<q6_k>},
+    {iq4_nl,  "iq4_nl",  "",        20,  32,  18, block_to_f32<iq4_nl>, block_from_f32<iq4_nl>},
+    {iq4_xs,  "iq4_xs",  "",        23, 256, 136, block_to_f32<iq4_xs>, block_from_f32<iq4_xs>},
+    {tq1_0,   "tq1_0",   "",        34, 256,  54, block_to_f32<tq1_0>, block_from_f32<tq1_0>},
+    {tq2_0,   "tq2_0",   "",        35, 256,  66, block_to_f32<tq2_0>, block_from_f32<tq2_0>},
+    {mxfp4,   "mxfp4",   "",        39,  32,  17, block_to_f32<mxfp4>, block_from_f32<mxfp4>},
+    {nvfp4,   "nvfp4",   "",        40,  64,  36, block_to_f32<nvfp4>, block_from_f32<nvfp4>},
     {iq2_xxs, "iq2_xxs", "",        16, 256,  66, nullptr, nullptr},
     {iq2_xs,  "iq2_xs",  "",        17, 256,  74, nullptr, nullptr},
     {iq2_s,   "iq2_s",   "",        22, 256,  82, nullptr, nullptr},
@@ -179,8 +190,8 @@ constexpr DTypeInfo kTable[] = {  // in the order of the enum
     {iq3_s,   "iq3_s",   "",        21, 256, 110, nullptr, nullptr},
     {iq1_s,   "iq1_s",   "",        19, 256,  50, nullptr, nullptr},
     {iq1_m,   "iq1_m",   "",        29, 256,  56, nullptr, nullptr},
-    {q1_0,    "q1_0",    "",        41, 128,  18, nullptr, nullptr},
-    {q2_0,    "q2_0",    "",        42,  64,  18, nullptr, nullptr},
+    {q1_0,    "q1_0",    "",        41, 128,  18, block_to_f32<q1_0>, block_from_f32<q1_0>},
+    {q2_0,    "q2_0",    "",        42,  64,  18, block_to_f32<q2_0>, block_from_f32<q2_0>},
 };
 // clang-format on
 
