@@ -13,9 +13,9 @@
 
 namespace fettle::host {
 
-/// The small typed language of gates and `when:` (docs/reference/yaml.md): numbers (also 1.5GiB, 2M), strings, true, false,
-/// metrics written step.metric (or metric alone: of the gated step itself), step.metric.se for its standard error, vars.NAME,
-/// + - * / comparison, and or not, min max abs. Typed before anything runs.
+/// The small typed language of gates and `when:` (docs/reference/yaml.md): numbers (also 1.5GiB, 2M, 15%), strings, true,
+/// false, metrics written step.metric (or metric alone: of the gated step itself), step.metric.se for its standard error,
+/// vars.NAME, + - * / comparison, and or not, min max abs. Typed before anything runs. Immutable. [any thread]
 class Expression {
  public:
   using Value = std::variant<double, bool, std::string>;
@@ -26,11 +26,25 @@ class Expression {
     bool standard_error = false;
     SourceRange where;
   };
+  enum class Type { number, boolean, string };
   struct Node;
+
+  /// What names mean where the expression stands. Without them every step name is taken as it is written, and vars,
+  /// matrix and each are unknown.
+  struct Scope {
+    /// The value of "vars.keep", "matrix.type" or "each.instance"; reports an unknown one itself.
+    std::function<std::optional<Value>(std::string_view name, const SourceRange& where)> constant;
+    /// The step instance meant by a step name and what stands in [...]; reports an unknown one itself.
+    std::function<std::optional<std::string>(std::string_view step, const std::optional<std::string>& instance,
+                                             const SourceRange& where)> step;
+  };
 
   Expression() = default;
   /// Parses `text`, whose first character stands at `where`; problems go to `diagnostics`.
-  static std::optional<Expression> parse(std::string_view text, SourceRange where, Diagnostics& diagnostics);
+  static std::optional<Expression> parse(std::string_view text, SourceRange where, Diagnostics& diagnostics,
+                                         const Scope& scope = {});
+
+  Type type() const { return type_; }
 
   const std::string& text() const { return text_; }
   const SourceRange& where() const { return where_; }
@@ -45,6 +59,7 @@ class Expression {
  private:
   std::string text_;
   SourceRange where_;
+  Type type_ = Type::boolean;
   std::shared_ptr<const Node> root_;
   std::vector<MetricRef> metrics_;
 };

@@ -16,9 +16,11 @@ namespace fettle::host {
 /// Where an artifact comes from: `prune`, `prune.mask`, `quant[gptq].model`, or a name under inputs.
 struct Reference {
   std::string name;                 ///< a step or an input
-  std::optional<std::string> instance;  ///< inside [...]: "2:4", "2:4,Q8_0"; "*" means every instance
+  std::optional<std::string> instance;  ///< inside [...]: "2:4", "2:4,Q8_0"; never "*", which has been expanded
   std::optional<std::string> port;  ///< the output meant; the step's first if absent
   SourceRange where;
+  /// "quant[2:4]": the name of the input or step instance.
+  std::string full_name() const { return instance ? name + "[" + *instance + "]" : name; }
 };
 
 struct PipelineInput {

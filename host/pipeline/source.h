@@ -2,15 +2,18 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <unordered_set>
+#include <utility>
 #include <vector>
 
 namespace fettle::host {
 
 /// The text of a pipeline file (or of a --set argument), kept so that a message can show the line in question.
 struct SourceText {
-  std::string name;  ///< as the user wrote it: "pipeline.yaml", "--set vars.keep=0.5"
+  std::string name;  ///< as the user wrote it: "pipeline.yaml", or "--set"
   std::string text;
 };
 
@@ -29,25 +32,33 @@ struct SourceRange {
 ///   note: <note>
 struct Diagnostic {
   enum class Severity { error, warning } severity = Severity::error;
+  /// What kind of error: each has its own exit code (4, 12, 5).
+  enum class Category { invalid, input_missing, does_not_fit };
   SourceRange where;
   std::string message;
   std::vector<std::string> notes;                            ///< "note: ..." lines
   std::vector<std::pair<SourceRange, std::string>> related;  ///< other places, shown with their own caret
+  Category category = Category::invalid;
 };
 
-/// Findings are collected, so that all of them are reported at once, in order of place.
+/// Findings are collected, so that all of them are reported at once, in order of place. The same message at the same place
+/// (as instances of a matrix step give it) is kept once.
 class Diagnostics {
  public:
   void error(SourceRange where, std::string message, std::vector<std::string> notes = {});
   void warning(SourceRange where, std::string message, std::vector<std::string> notes = {});
-  void add(Diagnostic diagnostic) { all_.push_back(std::move(diagnostic)); }
-  bool has_errors() const;
+  void add(Diagnostic diagnostic);
+  bool has_errors() const { return errors_ > 0; }
+  /// Of all errors the category that counts: invalid before input_missing before does_not_fit; nothing without errors.
+  std::optional<Diagnostic::Category> category() const;
   const std::vector<Diagnostic>& all() const { return all_; }
-  /// Every finding with its line and caret, sorted by place; `color` for terminals.
+  /// Findings with their lines and carets, sorted by place, at most 50; `color` for terminals.
   std::string text(bool color = false) const;
 
  private:
   std::vector<Diagnostic> all_;
+  std::unordered_set<std::string> seen_;
+  std::size_t errors_ = 0;
 };
 
 /// The candidate nearest to `word` by edit distance, or "" if none is near: for "did you mean".

@@ -29,8 +29,9 @@ struct ParamValue {
 /// All parameters of a step in the order of the declaration, defaults filled in, with the C view of them.
 class ParamSet {
  public:
-  explicit ParamSet(std::vector<ParamValue> values);
+  explicit ParamSet(std::vector<ParamValue> values = {});
   ParamSet(ParamSet&&) noexcept = default;
+  ParamSet& operator=(ParamSet&&) noexcept = default;
   const std::vector<ParamValue>& values() const { return values_; }
   const fettle_value* c_values() const { return c_values_.data(); }
 
@@ -91,11 +92,26 @@ struct Plan {
   std::vector<PlannedOutput> outputs;
 };
 
+/// The techniques a pipeline may use, and why others are missing: what planning needs of a Registry.
+struct Catalogue {
+  std::vector<const Technique*> techniques;  ///< sorted by id
+  std::vector<Refusal> refusals;
+  std::vector<std::string> services;  ///< that the host offers
+};
+
+/// What steps may take on this machine.
+struct PlanLimits {
+  unsigned cores = 0;        ///< 0: all of the machine
+  std::uint64_t memory = 0;  ///< bytes; 0: 80 % of the machine's memory
+};
+
 /// Binds names to techniques, checks ports, parameters, attributes, services and cycles, orders the steps, hashes the
 /// inputs, asks for estimates and looks up the cache. All findings at once in `diagnostics`; nothing is computed or written
 /// but the store's memory of input hashes. `store` may be null: then nothing is a hit.
+Plan make_plan(std::shared_ptr<const Pipeline> pipeline, const Catalogue& catalogue, const Store* store,
+               Diagnostics& diagnostics, const PlanLimits& limits = {});
 Plan make_plan(std::shared_ptr<const Pipeline> pipeline, const Registry& registry, const Store* store,
-               Diagnostics& diagnostics);
+               Diagnostics& diagnostics, const PlanLimits& limits = {});
 
 /// The cache key of a step once the digests of all its inputs are known: SHA-256 over canonical JSON of technique id and
 /// epoch, plugin digest, parameters after defaults, input digests by port, seed and numerics class. `text` is that JSON.
