@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <deque>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -371,12 +371,13 @@ class Description {
     p.min = rule.min.value_or(0);
     p.max = rule.max.value_or(0);
     if constexpr (!Type::optional) {
-      if (!required) p.default_text = texts_.emplace_back(Type::text(Params{}.*member)).c_str();
+      if (!required)
+        p.default_text = texts_.emplace_back(std::make_shared<const std::string>(Type::text(Params{}.*member)))->c_str();
     }
     if (!rule.choices.empty()) {
-      auto& list = choices_.emplace_back(rule.choices);
-      list.push_back(nullptr);
-      p.choices = list.data();
+      auto list = std::make_shared<std::vector<const char*>>(rule.choices);
+      list->push_back(nullptr);
+      p.choices = choices_.emplace_back(std::move(list))->data();
     }
     params_.push_back(p);
     readers_.push_back([member](Params& params, const fettle_value& v) { params.*member = Type::read(v); });
@@ -392,8 +393,9 @@ class Description {
   std::vector<fettle_param> params_;
   std::vector<const char*> services_;
   std::vector<std::function<void(Params&, const fettle_value&)>> readers_;
-  std::deque<std::string> texts_;                      // deque: c_str() stays valid while it grows
-  std::deque<std::vector<const char*>> choices_;
+  // Shared, so that the pointers in params_ stay valid when a Description is copied.
+  std::vector<std::shared_ptr<const std::string>> texts_;
+  std::vector<std::shared_ptr<const std::vector<const char*>>> choices_;
 };
 
 /// Parameters of a technique that has none.
