@@ -187,7 +187,7 @@ struct ScalarParam {
   static constexpr bool optional = false;
 };
 
-inline std::string quoted(std::string_view text) {
+inline std::string yaml_quoted(std::string_view text) {
   std::string out = "\"";
   for (const char c : text) {
     if (c == '"' || c == '\\') out += '\\';
@@ -223,7 +223,7 @@ template <> struct ParamType<double> : ScalarParam<double, FETTLE_TYPE_FLOAT> {
 };
 template <> struct ParamType<std::string> : ScalarParam<std::string, FETTLE_TYPE_STRING> {
   static std::string read(const fettle_value& v) { return v.text; }
-  static std::string text(const std::string& v) { return detail::quoted(v); }
+  static std::string text(const std::string& v) { return detail::yaml_quoted(v); }
 };
 template <> struct ParamType<Count> : ScalarParam<Count, FETTLE_TYPE_COUNT> {
   static Count read(const fettle_value& v) { return {v.integer}; }
@@ -239,7 +239,7 @@ template <> struct ParamType<Seconds> : ScalarParam<Seconds, FETTLE_TYPE_DURATIO
 };
 template <> struct ParamType<Path> : ScalarParam<Path, FETTLE_TYPE_PATH> {
   static Path read(const fettle_value& v) { return {v.text}; }
-  static std::string text(const Path& v) { return detail::quoted(v.value); }
+  static std::string text(const Path& v) { return detail::yaml_quoted(v.value); }
 };
 template <class T> struct ParamType<std::optional<T>> : ParamType<T> {
   static constexpr bool optional = true;
@@ -275,7 +275,7 @@ template <class T> struct ParamType<std::vector<std::pair<std::string, T>>> {
   }
   static std::string text(const std::vector<std::pair<std::string, T>>& v) {
     std::string out = "{";
-    for (const auto& [key, item] : v) out += (out.size() > 1 ? ", " : "") + detail::quoted(key) + ": " + ParamType<T>::text(item);
+    for (const auto& [key, item] : v) out += (out.size() > 1 ? ", " : "") + detail::yaml_quoted(key) + ": " + ParamType<T>::text(item);
     return out + "}";
   }
 };
