@@ -12,15 +12,16 @@ function(fettle_add_plugin name)
   if(NOT arg_SOURCES)
     message(FATAL_ERROR "fettle_add_plugin(${name}): SOURCES is missing")
   endif()
-  if(NOT arg_OUTPUT_DIRECTORY)
-    set(arg_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/plugins)
+  set(directory ${PROJECT_BINARY_DIR}/plugins)
+  if(arg_OUTPUT_DIRECTORY)
+    set(directory ${arg_OUTPUT_DIRECTORY})
   endif()
   add_library(${name} MODULE ${arg_SOURCES})
   target_compile_features(${name} PRIVATE cxx_std_20)
   set_target_properties(${name} PROPERTIES
     PREFIX "" SUFFIX ".so"
     C_VISIBILITY_PRESET hidden CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON
-    LIBRARY_OUTPUT_DIRECTORY ${arg_OUTPUT_DIRECTORY}
+    LIBRARY_OUTPUT_DIRECTORY ${directory}
     LINK_DEPENDS ${FETTLE_PLUGIN_MAP})
   target_link_options(${name} PRIVATE
     -Wl,--version-script=${FETTLE_PLUGIN_MAP} -Wl,-z,nodelete -Wl,-z,now -Wl,--exclude-libs,ALL)
@@ -34,6 +35,8 @@ function(fettle_add_plugin name)
   endif()
   if(TARGET fettle_options)  # our own tree
     target_link_libraries(${name} PRIVATE fettle_options)
-    set_property(GLOBAL APPEND PROPERTY FETTLE_PLUGIN_TARGETS ${name})
+    if(NOT arg_OUTPUT_DIRECTORY)  # plugins for tests are built elsewhere and not installed
+      set_property(GLOBAL APPEND PROPERTY FETTLE_PLUGIN_TARGETS ${name})
+    endif()
   endif()
 endfunction()

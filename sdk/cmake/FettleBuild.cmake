@@ -4,7 +4,7 @@
 
 add_library(fettle_options INTERFACE)
 target_compile_options(fettle_options INTERFACE
-  -Wall -Wextra -Wpedantic -Wshadow=local -Wnon-virtual-dtor
+  -Wall -Wextra -Wpedantic -Wshadow=local $<$<COMPILE_LANGUAGE:CXX>:-Wnon-virtual-dtor>
   -ffp-contract=off  # a fused multiply-add only where written: the same bits on every instruction set
   $<$<BOOL:${FETTLE_WERROR}>:-Werror>
   $<$<BOOL:${FETTLE_SANITIZE}>:-fsanitize=${FETTLE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all>)
