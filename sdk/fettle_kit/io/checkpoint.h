@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "fettle/result.h"
+#include "fettle_kit/io/json.h"
+#include "fettle_kit/io/safetensors.h"
+
 #include <functional>
 #include <map>
 #include <memory>
@@ -8,19 +12,16 @@
 #include <string_view>
 #include <vector>
 
-#include "fettle/result.h"
-#include "fettle_kit/io/json.h"
-#include "fettle_kit/io/safetensors.h"
-
 namespace fettle::kit {
 
 /// A Hugging Face checkpoint folder: config.json and model.safetensors, or shards with their index. Mapped, not read.
-/// Opening checks the index against the files (formats/safetensors.md section 5). [any thread once open]
+/// Opening checks the index against the files (formats/safetensors.md section 5): not_found for what is missing,
+/// corrupt_data for what contradicts itself. Move-only. [any thread once open]
 class Checkpoint {
  public:
   static Result<Checkpoint> open(const std::string& folder);
   const std::string& folder() const { return folder_; }
-  const Json& config() const { return config_; }
+  const Json& config() const { return *config_; }  ///< an object
   /// All tensors, shard by shard in file-name order, inside a shard in file order.
   const std::vector<const TensorView*>& tensors() const { return tensors_; }
   const TensorView* find(std::string_view name) const;
@@ -32,7 +33,7 @@ class Checkpoint {
 
  private:
   std::string folder_;
-  Json config_;
+  std::shared_ptr<const Json> config_;
   std::unique_ptr<std::vector<SafetensorsReader>> shards_;
   std::vector<const TensorView*> tensors_;
   std::map<std::string, const TensorView*, std::less<>> index_;
@@ -40,8 +41,8 @@ class Checkpoint {
 
 /// Writes a checkpoint folder: weights streamed into shards, everything else carried over.
 struct CheckpointWriterOptions {
-  std::uint64_t shard_bytes = 5'000'000'000;      ///< transformers' classic limit; a single shard gets no index
-  std::map<std::string, std::string> metadata;    ///< into __metadata__ of every shard; must be deterministic
+  std::uint64_t shard_bytes = 5'000'000'000;    ///< transformers' classic limit; a single shard gets no index
+  std::map<std::string, std::string> metadata;  ///< into __metadata__ of every shard; must be deterministic
 };
 
 /// Produces the bytes of one tensor by calling `sink` any number of times in order.
@@ -49,8 +50,13 @@ using TensorSink = std::function<Status(std::span<const std::byte>)>;
 using TensorSource = std::function<Status(const TensorSpec&, const TensorSink&)>;
 
 /// Writes config.json (`config`), the shards, and the index last; copies every other file of `from` byte for byte
-/// (tokenizer, generation config, unknown files; not weights in any format). `from` may be "": nothing is carried over.
+/// (tokenizer, generation config, unknown files, in subfolders too; not weights in any format, not `original/`, not
+/// hidden folders). Links to files are followed. `from` may be "": nothing is carried over. Tensors go into shards in
+/// the order of `specs`; inside a shard they are ordered by ordered_for_safetensors, and `source` is called in that
+/// order. `folder` is made if need be, and must not hold weights yet. Until this returns success, what it holds is
+/// unfinished.
 Status write_checkpoint(const std::string& folder, const Json& config, std::vector<TensorSpec> specs,
-                        const TensorSource& source, const std::string& from, const CheckpointWriterOptions& options = {});
+                        const TensorSource& source, const std::string& from,
+                        const CheckpointWriterOptions& options = {});
 
 }  // namespace fettle::kit

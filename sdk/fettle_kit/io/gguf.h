@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "fettle/result.h"
+#include "fettle_kit/io/mapped_file.h"
+#include "fettle_kit/io/output_file.h"
+#include "fettle_kit/io/safetensors.h"
+
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -10,20 +15,15 @@
 #include <variant>
 #include <vector>
 
-#include "fettle/result.h"
-#include "fettle_kit/io/mapped_file.h"
-#include "fettle_kit/io/output_file.h"
-#include "fettle_kit/io/safetensors.h"
-
 namespace fettle::kit {
 
 /// A metadata value. Arrays are homogeneous; nested arrays do not exist in files we accept.
-using GgufValue = std::variant<std::uint8_t, std::int8_t, std::uint16_t, std::int16_t, std::uint32_t, std::int32_t, float,
-                               bool, std::string, std::uint64_t, std::int64_t, double, std::vector<std::uint8_t>,
-                               std::vector<std::int8_t>, std::vector<std::uint16_t>, std::vector<std::int16_t>,
-                               std::vector<std::uint32_t>, std::vector<std::int32_t>, std::vector<float>,
-                               std::vector<bool>, std::vector<std::string>, std::vector<std::uint64_t>,
-                               std::vector<std::int64_t>, std::vector<double>>;
+using GgufValue =
+    std::variant<std::uint8_t, std::int8_t, std::uint16_t, std::int16_t, std::uint32_t, std::int32_t, float, bool,
+                 std::string, std::uint64_t, std::int64_t, double, std::vector<std::uint8_t>, std::vector<std::int8_t>,
+                 std::vector<std::uint16_t>, std::vector<std::int16_t>, std::vector<std::uint32_t>,
+                 std::vector<std::int32_t>, std::vector<float>, std::vector<bool>, std::vector<std::string>,
+                 std::vector<std::uint64_t>, std::vector<std::int64_t>, std::vector<double>>;
 using GgufMetadata = std::vector<std::pair<std::string, GgufValue>>;  ///< in file order; keys are unique
 
 /// Reads one GGUF file (version 2 or 3) by mapping it; formats/gguf.md section 1 is checked on opening. Shapes are
@@ -57,7 +57,8 @@ class GgufReader {
 /// Streams one GGUF file, version 3, alignment 32. Shapes row-major. The file appears on finish(). One thread.
 class GgufWriter {
  public:
-  static Result<GgufWriter> create(const std::string& path, const GgufMetadata& metadata, std::vector<TensorSpec> tensors);
+  static Result<GgufWriter> create(const std::string& path, const GgufMetadata& metadata,
+                                   std::vector<TensorSpec> tensors);
   /// Appends bytes of the current tensor; the next tensor begins when all bytes of this one have come.
   Status append(std::string_view tensor, std::span<const std::byte> bytes);
   Status finish();
