@@ -1,66 +1,233 @@
 // SPDX-License-Identifier: Apache-2.0
+// Blocking and threads of the matrix products; the arithmetic is in the kernel tables.
+//
+// A task owns a rectangle of y. It walks K in blocks of kBlockDepth; in each it packs its rows of x (they stay in the
+// second-level cache) and then, 32 columns at a time, packs a panel of w (it stays in the first) and runs it past all
+// the rows. Between blocks of K the sums rest in y, which keeps every bit. As every element is one chain in index
+// order, the rectangles may follow the number of threads without changing the result.
 #include "fettle_kit/kernels/gemm.h"
 
-#include <algorithm>
-#include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <vector>
+#include "fettle_kit/kernels/scratch.h"
 
 #include <tbb/parallel_for.h>
+#include <tbb/task_arena.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
 
 namespace fettle::kit {
 namespace {
 
-void check(bool ok, const char* what, ConstMatrix y, std::int64_t m, std::int64_t n, std::int64_t kx, std::int64_t kw) {
-  if (ok) return;
-  std::fprintf(stderr, "%s: y [%lld, %lld], x [%lld, %lld], w [%lld, %lld] do not fit together\n", what,
+using std::int64_t;
+using std::ptrdiff_t;
+
+void check(bool fits, const char* what, ConstMatrix y, int64_t m, int64_t n, int64_t kx, int64_t kw) {
+  if (fits) return;
+  std::fprintf(stderr, "%s: y [%lld, %lld] cannot hold [%lld, %lld] x [%lld, %lld]\n", what,
                static_cast<long long>(y.rows), static_cast<long long>(y.cols), static_cast<long long>(m),
                static_cast<long long>(kx), static_cast<long long>(kw), static_cast<long long>(n));
   std::abort();
 }
 
-/// y[i, j] over all k in order; x_at(i, k) and w_row(k) as the variant wants them.
-template <class XAt, class WAt>
-void multiply(MutMatrix y, std::int64_t depth, bool accumulate, const XAt& x_at, const WAt& w_at) {
-  tbb::parallel_for(std::int64_t{0}, y.rows, [&](std::int64_t i) {
-    for (std::int64_t j = 0; j < y.cols; ++j) {
-      float sum = accumulate ? y(i, j) : 0.0f;
-      for (std::int64_t k = 0; k < depth; ++k) sum = std::fma(x_at(i, k), w_at(k, j), sum);
-      y(i, j) = sum;
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
+
+/// Runs body(i) for i < count on the caller's arena. Isolated: a thread that waits here takes no other work of the
+/// caller, which might need what this one holds.
+template <class Body>
+void parallel(int64_t count, const Body& body) {
+  if (count == 1) return body(int64_t{0});
+  tbb::this_task_arena::isolate([&] { tbb::parallel_for(int64_t{0}, count, body, tbb::simple_partitioner()); });
+}
+
+/// The rectangles of y that are one task each.
+struct Tiling {
+  int64_t rows, cols;  ///< of a rectangle; multiples of the register tile
+  int64_t row_tiles, col_tiles;
+
+  Tiling(int64_t m, int64_t n, int64_t depth, const KernelTable& t) {
+    constexpr int64_t kMaxRows = 504;  // of packed x: 0.5 MiB, a quarter of the second-level cache
+    constexpr int64_t kMaxCols = 1024;
+    constexpr double kTaskFlops = 4e6;  // some 20 microseconds: far above what a task costs
+    const int64_t threads = tbb::this_task_arena::max_concurrency();
+    const double flops = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(depth);
+    const auto wanted =
+        static_cast<int64_t>(std::min(4.0 * static_cast<double>(threads), std::max(1.0, flops / kTaskFlops)));
+    int64_t row_parts = divide_up(m, kMaxRows), col_parts = divide_up(n, kMaxCols);
+    const auto split = [](int64_t size, int64_t parts, int64_t unit) { return round_up(divide_up(size, parts), unit); };
+    for (;;) {
+      rows = split(m, row_parts, t.tile_rows);
+      cols = split(n, col_parts, t.tile_cols);
+      row_tiles = divide_up(m, rows);
+      col_tiles = divide_up(n, cols);
+      if (threads == 1 || row_tiles * col_tiles >= wanted) break;
+      if (cols >= rows && cols > t.tile_cols) {
+        ++col_parts;
+      } else if (rows > t.tile_rows) {
+        ++row_parts;
+      } else {
+        break;
+      }
     }
+  }
+};
+
+/// [depth, cols] of w.
+struct Panel {
+  const float* data;
+  ptrdiff_t stride;
+};
+
+/// y = x w by blocks. pack_x(to, i, rows, k, depth) writes rows of x kPackedStride apart; panel_w(to, j, cols, k,
+/// depth) returns a panel of w, in `to` or wherever it lies already.
+template <class PackX, class PanelW>
+void blocked_product(MutMatrix y, int64_t depth, bool accumulate, const KernelTable& t, const PackX& pack_x,
+                     const PanelW& panel_w) {
+  if (y.rows == 0 || y.cols == 0) return;
+  const Tiling tiling(y.rows, y.cols, depth, t);
+  parallel(tiling.row_tiles * tiling.col_tiles, [&](int64_t task) {
+    const int64_t i0 = task % tiling.row_tiles * tiling.rows, i1 = std::min(y.rows, i0 + tiling.rows);
+    const int64_t j0 = task / tiling.row_tiles * tiling.cols, j1 = std::min(y.cols, j0 + tiling.cols);
+    float* const packed_x = scratch(Scratch::x, static_cast<std::size_t>(tiling.rows * kPackedStride));
+    float* const packed_w = scratch(Scratch::w, static_cast<std::size_t>(t.tile_cols * kBlockDepth));
+    int64_t k = 0;
+    do {
+      const int64_t block = std::min<int64_t>(kBlockDepth, depth - k);
+      pack_x(packed_x, i0, i1 - i0, k, block);
+      for (int64_t j = j0; j < j1; j += t.tile_cols) {
+        const int64_t cols = std::min<int64_t>(t.tile_cols, j1 - j);
+        const Panel w = panel_w(packed_w, j, cols, k, block);
+        for (int64_t i = i0; i < i1; i += t.tile_rows)
+          t.tile(y.data + i * y.stride + j, y.stride, packed_x + (i - i0) * kPackedStride, w.data, w.stride, block,
+                 std::min<int64_t>(t.tile_rows, i1 - i), cols, accumulate || k > 0);
+      }
+      k += block;
+    } while (k < depth);
+  });
+}
+
+auto pack_rows(ConstMatrix x) {
+  return [x](float* to, int64_t i, int64_t rows, int64_t k, int64_t depth) {
+    const auto bytes = static_cast<std::size_t>(depth) * sizeof(float);
+    for (int64_t r = 0; r < rows; ++r) std::memcpy(to + r * kPackedStride, x.data + (i + r) * x.stride + k, bytes);
+  };
+}
+
+/// A panel of the rows of w. With few rows of x, packing would cost as much as the product.
+auto panel_of_rows(ConstMatrix w, bool in_place) {
+  return [w, in_place](float* to, int64_t j, int64_t cols, int64_t k, int64_t depth) -> Panel {
+    const float* from = w.data + k * w.stride + j;
+    if (in_place) return {from, w.stride};
+    for (int64_t r = 0; r < depth; ++r)
+      std::memcpy(to + r * cols, from + r * w.stride, static_cast<std::size_t>(cols) * sizeof(float));
+    return {to, cols};
+  };
+}
+
+/// y = x w' for a few rows of x: each task streams some rows of w once. rows(j, count) computes columns j ... of y.
+template <class Rows>
+void thin_product(MutMatrix y, std::size_t row_bytes, const Rows& rows) {
+  constexpr std::size_t kTaskBytes = 128 << 10;
+  const auto fitting = static_cast<int64_t>(kTaskBytes / std::max<std::size_t>(row_bytes, 1));
+  const int64_t most = round_up(divide_up(y.cols, 4 * tbb::this_task_arena::max_concurrency()), 16);
+  const int64_t chunk = std::clamp<int64_t>(fitting / 16 * 16, 16, std::max<int64_t>(most, 16));
+  if (y.rows == 0 || y.cols == 0) return;
+  parallel(divide_up(y.cols, chunk), [&](int64_t task) {
+    const int64_t j = task * chunk;
+    rows(j, std::min(chunk, y.cols - j));
   });
 }
 
 }  // namespace
 
-void matmul_nt(MutMatrix y, ConstMatrix x, ConstMatrix w, bool accumulate) {
+void matmul_nt(MutMatrix y, ConstMatrix x, ConstMatrix w, bool accumulate, const KernelTable& t) {
   check(x.rows == y.rows && w.rows == y.cols && x.cols == w.cols, "matmul_nt", y, x.rows, w.rows, x.cols, w.cols);
-  multiply(y, x.cols, accumulate, [&](auto i, auto k) { return x(i, k); }, [&](auto k, auto j) { return w(j, k); });
+  if (y.rows <= kThinRows) {
+    thin_product(y, static_cast<std::size_t>(w.cols) * sizeof(float), [&](int64_t j, int64_t count) {
+      t.thin_f32(y.data + j, y.stride, x.data, x.stride, x.rows, w.data + j * w.stride, w.stride, count, x.cols,
+                 accumulate);
+    });
+    return;
+  }
+  blocked_product(y, x.cols, accumulate, t, pack_rows(x),
+                  [&](float* to, int64_t j, int64_t cols, int64_t k, int64_t depth) -> Panel {
+                    t.transpose(to, t.tile_cols, w.data + j * w.stride + k, w.stride, cols, depth);
+                    return {to, t.tile_cols};
+                  });
 }
 
-void matmul_nn(MutMatrix y, ConstMatrix x, ConstMatrix w, bool accumulate) {
+void matmul_nn(MutMatrix y, ConstMatrix x, ConstMatrix w, bool accumulate, const KernelTable& t) {
   check(x.rows == y.rows && w.cols == y.cols && x.cols == w.rows, "matmul_nn", y, x.rows, w.cols, x.cols, w.rows);
-  multiply(y, x.cols, accumulate, [&](auto i, auto k) { return x(i, k); }, [&](auto k, auto j) { return w(k, j); });
+  blocked_product(y, x.cols, accumulate, t, pack_rows(x), panel_of_rows(w, y.rows <= t.tile_rows));
 }
 
-void matmul_tn(MutMatrix y, ConstMatrix x, ConstMatrix w, bool accumulate) {
+void matmul_tn(MutMatrix y, ConstMatrix x, ConstMatrix w, bool accumulate, const KernelTable& t) {
   check(x.cols == y.rows && w.cols == y.cols && x.rows == w.rows, "matmul_tn", y, x.cols, w.cols, x.rows, w.rows);
-  multiply(y, x.rows, accumulate, [&](auto i, auto k) { return x(k, i); }, [&](auto k, auto j) { return w(k, j); });
+  blocked_product(
+      y, x.rows, accumulate, t,
+      [&](float* to, int64_t i, int64_t rows, int64_t k, int64_t depth) {
+        t.transpose(to, kPackedStride, x.data + k * x.stride + i, x.stride, depth, rows);
+      },
+      panel_of_rows(w, y.rows <= t.tile_rows));
 }
 
-void matmul_nt(MutMatrix y, ConstMatrix x, const StoredMatrix& w, bool accumulate) {
+void matmul_nt(MutMatrix y, ConstMatrix x, const StoredMatrix& w, bool accumulate, const KernelTable& t) {
   check(x.rows == y.rows && w.rows == y.cols && x.cols == w.cols, "matmul_nt", y, x.rows, w.rows, x.cols, w.cols);
-  const std::uint64_t row_bytes = bytes_of(w.dtype, static_cast<std::uint64_t>(w.cols));
-  tbb::parallel_for(std::int64_t{0}, w.rows, [&](std::int64_t j) {
-    std::vector<float> row(static_cast<std::size_t>(w.cols));
-    info(w.dtype).to_f32(w.data + static_cast<std::uint64_t>(j) * row_bytes, row.data(), row.size());
-    for (std::int64_t i = 0; i < y.rows; ++i) {
-      float sum = accumulate ? y(i, j) : 0.0f;
-      for (std::int64_t k = 0; k < x.cols; ++k) sum = std::fma(x(i, k), row[static_cast<std::size_t>(k)], sum);
-      y(i, j) = sum;
-    }
-  });
+  const DTypeInfo& type = info(w.dtype);
+  check(w.cols % type.block_elems == 0 && type.to_f32 != nullptr, "matmul_nt: stored weights", y, x.rows, w.rows,
+        x.cols, w.cols);
+  const std::size_t row_bytes = bytes_of(w.dtype, static_cast<std::uint64_t>(w.cols));
+  const auto address = reinterpret_cast<std::uintptr_t>(w.data);
+  if (w.dtype == DType::f32 && address % alignof(float) == 0)
+    return matmul_nt(y, x, ConstMatrix(reinterpret_cast<const float*>(w.data), w.rows, w.cols), accumulate, t);
+
+  const bool half_aligned = address % alignof(std::uint16_t) == 0;
+  if (y.rows <= kThinRows && w.dtype == DType::bf16 && half_aligned) {
+    const auto* data = reinterpret_cast<const std::uint16_t*>(w.data);
+    thin_product(y, row_bytes, [&](int64_t j, int64_t count) {
+      t.thin_bf16(y.data + j, y.stride, x.data, x.stride, x.rows, data + j * w.cols, w.cols, count, x.cols, accumulate);
+    });
+    return;
+  }
+
+  /// Elements [k, k + depth) of a row, k a multiple of the dtype's block.
+  const auto widen = [&](float* to, int64_t row, int64_t k, int64_t depth) {
+    const std::byte* from = w.data + static_cast<std::size_t>(row) * row_bytes +
+                            static_cast<std::size_t>(k / type.block_elems * type.block_bytes);
+    const auto n = static_cast<std::size_t>(depth);
+    if (w.dtype == DType::bf16 && half_aligned)
+      return t.bf16_to_f32(to, reinterpret_cast<const std::uint16_t*>(from), n);
+    if (w.dtype == DType::f16 && half_aligned) return t.f16_to_f32(to, reinterpret_cast<const std::uint16_t*>(from), n);
+    type.to_f32(from, to, n);
+  };
+
+  if (y.rows <= kThinRows) {
+    constexpr int64_t kGroup = 16;
+    thin_product(y, row_bytes, [&](int64_t j0, int64_t count) {
+      float* const rows = scratch(Scratch::rows, static_cast<std::size_t>(kGroup * kPackedStride));
+      for (int64_t j = j0; j < j0 + count; j += kGroup) {
+        const int64_t group = std::min(kGroup, j0 + count - j);
+        int64_t k = 0;
+        do {
+          const int64_t depth = std::min<int64_t>(kBlockDepth, x.cols - k);
+          for (int64_t r = 0; r < group; ++r) widen(rows + r * kPackedStride, j + r, k, depth);
+          t.thin_f32(y.data + j, y.stride, x.data + k, x.stride, x.rows, rows, kPackedStride, group, depth,
+                     accumulate || k > 0);
+          k += depth;
+        } while (k < x.cols);
+      }
+    });
+    return;
+  }
+  blocked_product(y, x.cols, accumulate, t, pack_rows(x),
+                  [&](float* to, int64_t j, int64_t cols, int64_t k, int64_t depth) -> Panel {
+                    float* const rows = scratch(Scratch::rows, static_cast<std::size_t>(t.tile_cols * kPackedStride));
+                    for (int64_t c = 0; c < cols; ++c) widen(rows + c * kPackedStride, j + c, k, depth);
+                    t.transpose(to, t.tile_cols, rows, kPackedStride, cols, depth);
+                    return {to, t.tile_cols};
+                  });
 }
 
 }  // namespace fettle::kit

@@ -1,33 +1,40 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <cstdint>
-
+#include "fettle_kit/kernels/kernels.h"
 #include "fettle_kit/tensor/dtype.h"
 #include "fettle_kit/tensor/matrix.h"
 
+#include <cstdint>
+
 namespace fettle::kit {
 
+// K is added in index order by fused multiply-adds, one chain an element, starting from 0 (or y). So the result is the
+// same bits for any thread count, blocking and instruction set, and a row of y depends on nothing but its row of x.
+// Runs on the TBB arena of the caller. y must not overlap x or w. Shapes that do not fit together end the program: a
+// bug of the caller. `table` is for tests.
+
 /// y[i,j] = sum_k x[i,k] * w[j,k]   (+ y[i,j] if accumulate): a linear layer, x [M, K], w [N, K], y [M, N].
-///
-/// K is added in index order by fused multiply-adds, one chain an element, starting from 0 (or y): the result is the same
-/// bits for any thread count, blocking and instruction set. Runs on the TBB arena of the caller.
-void matmul_nt(MutMatrix y, ConstMatrix x, ConstMatrix w, bool accumulate = false);
+void matmul_nt(MutMatrix y, ConstMatrix x, ConstMatrix w, bool accumulate = false,
+               const KernelTable& table = kernels());
 
 /// y[i,j] = sum_k x[i,k] * w[k,j]: x [M, K], w [K, N].
-void matmul_nn(MutMatrix y, ConstMatrix x, ConstMatrix w, bool accumulate = false);
+void matmul_nn(MutMatrix y, ConstMatrix x, ConstMatrix w, bool accumulate = false,
+               const KernelTable& table = kernels());
 
 /// y[i,j] = sum_k x[k,i] * w[k,j]: x [K, M], w [K, N]; weight gradients and Gram matrices.
-void matmul_tn(MutMatrix y, ConstMatrix x, ConstMatrix w, bool accumulate = false);
+void matmul_tn(MutMatrix y, ConstMatrix x, ConstMatrix w, bool accumulate = false,
+               const KernelTable& table = kernels());
 
-/// Weights as they are stored: rows of `dtype`, converted to f32 while they are packed, so that no f32 copy of the whole
-/// matrix ever exists.
+/// Weights as they are stored: rows of `dtype`, converted to f32 while they are packed, so that no f32 copy of the
+/// whole matrix ever exists.
 struct StoredMatrix {
-  const std::byte* data = nullptr;  ///< [rows, cols], dense
-  DType dtype = DType::f32;
-  std::int64_t rows = 0, cols = 0;
+  const std::byte* data = nullptr;  ///< [rows, cols], dense; any alignment
+  DType dtype = DType::f32;         ///< one that has to_f32
+  std::int64_t rows = 0, cols = 0;  ///< cols is a multiple of the dtype's block
 };
 /// As matmul_nt, bit-equal to converting w to f32 first.
-void matmul_nt(MutMatrix y, ConstMatrix x, const StoredMatrix& w, bool accumulate = false);
+void matmul_nt(MutMatrix y, ConstMatrix x, const StoredMatrix& w, bool accumulate = false,
+               const KernelTable& table = kernels());
 
 }  // namespace fettle::kit

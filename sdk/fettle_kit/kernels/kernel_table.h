@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+// Included by the files of one instruction set, so nothing here may contain code: the linker could keep the AVX-512
+// copy of an inline function for the whole program.
+
+namespace fettle::kit {
+
+/// Depth of one packed block of a matrix product, a multiple of every dtype's block: 256 deep, 32 columns are 32 KiB
+/// and stay in the first-level cache.
+inline constexpr std::ptrdiff_t kBlockDepth = 256;
+/// Floats between two rows of a packed block of X: a few more than its depth, so that the rows fall into different sets
+/// of the cache.
+inline constexpr std::ptrdiff_t kPackedStride = kBlockDepth + 16;
+/// Rows of x from which on packing w pays off against transposing it in registers.
+inline constexpr int kThinRows = 8;
+
+/// The hot loops for one instruction set. All tables give the same bits for the same input (a NaN may have another
+/// payload): `scalar` says what each function means, and the others are tested against it.
+///
+/// Rows: n floats, any n, any alignment. An output may be one of the inputs, but must not overlap them otherwise.
+/// Sums over a row run in 16 lanes, lane j taking elements j, j + 16, ... of the row padded with zeros, and the lanes
+/// are added in halves: 8 + 8, 4 + 4, 2 + 2, 1 + 1. Any thread may call any function.
+struct KernelTable {
+  const char* name;  ///< "scalar", "avx2", "avx512"
+
+  float (*dot)(const float* a, const float* b, std::size_t n);     ///< sum of fma(a, b, sum)
+  float (*sum_squares)(const float* x, std::size_t n);             ///< dot(x, x)
+  float (*max)(const float* x, std::size_t n);                     ///< -inf for none; NaN is skipped
+  std::size_t (*arg_max)(const float* x, std::size_t n);           ///< first of the largest; NaN never wins; 0 for none
+  void (*axpy)(float* y, float a, const float* x, std::size_t n);  ///< y = fma(a, x, y)
+  void (*scale)(float* y, float a, const float* x, std::size_t n);  ///< y = a * x
+  void (*add)(float* y, const float* a, const float* b, std::size_t n);
+  void (*mul)(float* y, const float* a, const float* b, std::size_t n);
+  /// y = (a * x) * w: the second half of a norm.
+  void (*scale_mul)(float* y, float a, const float* x, const float* w, std::size_t n);
+
+  // Elementary functions: our own polynomials; errors as measured by tests/kernels/elementary_test.cpp on a grid of all
+  // finite floats against f64, in units of the last place of the exact result.
+  void (*exp)(float* y, const float* x, std::size_t n);      ///< 1.0 ulp, subnormal results correct to 1 ulp of theirs
+  void (*tanh)(float* y, const float* x, std::size_t n);     ///< 2 ulp
+  void (*sigmoid)(float* y, const float* x, std::size_t n);  ///< 2.5 ulp; 1 / (1 + exp(-x))
+  void (*silu)(float* y, const float* x, std::size_t n);     ///< 3 ulp; x * sigmoid(x)
+  void (*gelu_tanh)(float* y, const float* x, std::size_t n);  ///< x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
+  /// y = silu(gate) * up and y = gelu_tanh(gate) * up.
+  void (*silu_mul)(float* y, const float* gate, const float* up, std::size_t n);
+  void (*gelu_mul)(float* y, const float* gate, const float* up, std::size_t n);
+  /// y = exp(x - shift); returns the sum of y.
+  float (*exp_sum)(float* y, const float* x, float shift, std::size_t n);
+
+  /// Turns the pairs (x[i], x[i + pairs]) by the angles given: a' = a cos - b sin, b' = b cos + a sin, in place.
+  void (*rotate)(float* x, const float* cos, const float* sin, std::size_t pairs);
+
+  // Conversions, same bits as the dtype table.
+  void (*bf16_to_f32)(float* y, const std::uint16_t* x, std::size_t n);
+  void (*f32_to_bf16)(std::uint16_t* y, const float* x, std::size_t n);
+  void (*f16_to_f32)(float* y, const std::uint16_t* x, std::size_t n);
+  void (*f32_to_f16)(std::uint16_t* y, const float* x, std::size_t n);
+
+  // Pieces of matrix products, for gemm.cpp and attention.cpp. Each output element is one chain of fused multiply-adds
+  // in index order. Strides in elements.
+
+  std::ptrdiff_t tile_rows, tile_cols;  ///< the largest tile
+  /// y[i,j] = sum_k a[i,k] * b[k,j] (+ y[i,j] if accumulate) for rows <= tile_rows, cols <= tile_cols; the rows of `a`
+  /// are kPackedStride apart, and depth <= kPackedStride.
+  void (*tile)(float* y, std::ptrdiff_t y_stride, const float* a, const float* b, std::ptrdiff_t b_stride,
+               std::ptrdiff_t depth, std::ptrdiff_t rows, std::ptrdiff_t cols, bool accumulate);
+  /// y[j,i] = x[i,j]
+  void (*transpose)(float* y, std::ptrdiff_t y_stride, const float* x, std::ptrdiff_t x_stride, std::ptrdiff_t rows,
+                    std::ptrdiff_t cols);
+  /// y[i,j] = sum_k x[i,k] * w[j,k] (+ y[i,j] if accumulate), i < x_rows <= kThinRows, j < w_rows: reads w once.
+  void (*thin_f32)(float* y, std::ptrdiff_t y_stride, const float* x, std::ptrdiff_t x_stride, std::ptrdiff_t x_rows,
+                   const float* w, std::ptrdiff_t w_stride, std::ptrdiff_t w_rows, std::ptrdiff_t depth,
+                   bool accumulate);
+  void (*thin_bf16)(float* y, std::ptrdiff_t y_stride, const float* x, std::ptrdiff_t x_stride, std::ptrdiff_t x_rows,
+                    const std::uint16_t* w, std::ptrdiff_t w_stride, std::ptrdiff_t w_rows, std::ptrdiff_t depth,
+                    bool accumulate);
+};
+
+extern const KernelTable scalar_kernels;
+extern const KernelTable avx2_kernels;    ///< needs AVX2, FMA, F16C
+extern const KernelTable avx512_kernels;  ///< needs AVX-512 F, BW, DQ, VL
+
+}  // namespace fettle::kit

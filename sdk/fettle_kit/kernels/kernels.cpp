@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fettle_kit/kernels/kernels.h"
+
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <string_view>
+
+namespace fettle::kit {
+namespace {
+
+/// __builtin_cpu_supports asks CPUID and, for the wide registers, whether the system saves them.
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+
+struct Usable {
+  std::array<const KernelTable*, 3> tables{&scalar_kernels};
+  std::size_t count = 1;
+  Usable() {
+    if (has_avx2()) tables[count++] = &avx2_kernels;
+    if (has_avx512()) tables[count++] = &avx512_kernels;
+  }
+};
+
+/// ln(x) for x > 0 in plain f64 arithmetic: the same on every machine, which no system's log() promises. Relative error
+/// below 1e-13.
+double log_of(double x) {
+  int exponent = 0;
+  double m = std::frexp(x, &exponent);
+  if (m < 0.70710678118654752) m *= 2, --exponent;
+  const double t = (m - 1) / (m + 1), z = t * t;  // ln m = 2 artanh t, |t| < 0.172
+  double series = 0;
+  for (int k = 17; k >= 1; k -= 2) series = series * z + 1.0 / k;
+  return exponent * 0.69314718055994530942 + 2 * t * series;
+}
+
+}  // namespace
+
+std::span<const KernelTable* const> usable_kernels() {
+  static const Usable usable;
+  return {usable.tables.data(), usable.count};
+}
+
+Result<const KernelTable*> find_kernels(const char* wanted) {
+  const auto usable = usable_kernels();
+  if (wanted == nullptr || *wanted == '\0') return usable.back();
+  const std::string_view name = wanted;
+  for (const KernelTable* table : usable)
+    if (name == table->name) return table;
+  for (const KernelTable* table : {&scalar_kernels, &avx2_kernels, &avx512_kernels}) {
+    if (name == table->name)
+      return Status(
+          Code::unsupported,
+          "this machine cannot run '" + std::string(name) + "'; unset it to use '" + usable.back()->name + "'",
+          "FETTLE_ISA");
+  }
+  return Status(Code::invalid_argument,
+                "unknown instruction set '" + std::string(name) +
+                    "', expected scalar, avx2 or avx512; unset it to use the fastest",
+                "FETTLE_ISA");
+}
+
+const KernelTable& kernels() {
+  static const KernelTable& chosen = []() -> const KernelTable& {
+    const auto found = find_kernels(std::getenv("FETTLE_ISA"));
+    if (found.ok()) return **found;
+    std::fprintf(stderr, "%s: %s\n", found.error().where().c_str(), found.error().message().c_str());
+    std::_Exit(2);
+  }();
+  return chosen;
+}
+
+float rms_norm_row(float* y, const float* x, const float* weight, std::size_t n, float eps, const KernelTable& table) {
+  const float mean = table.sum_squares(x, n) / static_cast<float>(n);
+  const float rstd = 1.0f / std::sqrt(mean + eps);
+  table.scale_mul(y, rstd, x, weight, n);
+  return rstd;
+}
+
+void softmax_row(float* y, const float* x, std::size_t n, const KernelTable& table) {
+  const float sum = table.exp_sum(y, x, table.max(x, n), n);
+  table.scale(y, 1.0f / sum, y, n);
+}
+
+float log_sum_exp_row(const float* x, float* scratch, std::size_t n, const KernelTable& table) {
+  const float max = table.max(x, n);
+  const float sum = table.exp_sum(scratch, x, max, n);
+  if (!(sum > 0)) return sum == 0 ? -HUGE_VALF : sum;
+  return static_cast<float>(max + log_of(sum));
+}
+
+}  // namespace fettle::kit
