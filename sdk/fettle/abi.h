@@ -28,14 +28,14 @@ extern "C" {
 /* ---- handshake ------------------------------------------------------------------------------------------------- */
 
 typedef struct fettle_abi_tag {
-  uint32_t magic;         /* FETTLE_ABI_MAGIC; this member and the next three never move */
-  uint32_t tag_size;      /* sizeof(fettle_abi_tag) */
+  uint32_t magic;    /* FETTLE_ABI_MAGIC; this member and the next three never move */
+  uint32_t tag_size; /* sizeof(fettle_abi_tag) */
   uint16_t major;
   uint16_t minor;
-  uint8_t pointer_bits;   /* 64 */
-  uint8_t little_endian;  /* 1 */
+  uint8_t pointer_bits;  /* 64 */
+  uint8_t little_endian; /* 1 */
   uint16_t reserved;
-  uint32_t size_error;    /* sizeof of the struct of that name, as its side was compiled */
+  uint32_t size_error; /* sizeof of the struct of that name, as its side was compiled */
   uint32_t size_value;
   uint32_t size_param;
   uint32_t size_port;
@@ -51,17 +51,17 @@ enum fettle_status {
   FETTLE_OK = 0,
   FETTLE_INVALID_ARGUMENT = 1, /* the user can mend it: a parameter, a port, a combination */
   FETTLE_NOT_FOUND = 2,
-  FETTLE_CORRUPT_DATA = 3,     /* a file does not hold what its format demands */
-  FETTLE_UNSUPPORTED = 4,      /* well-formed, but not something this technique can do */
+  FETTLE_CORRUPT_DATA = 3, /* a file does not hold what its format demands */
+  FETTLE_UNSUPPORTED = 4,  /* well-formed, but not something this technique can do */
   FETTLE_IO = 5,
   FETTLE_OUT_OF_MEMORY = 6,
-  FETTLE_CANCELLED = 7,        /* cancelled() was true and the step stopped; its checkpoint folder is kept */
-  FETTLE_INTERNAL = 8          /* a bug in the technique */
+  FETTLE_CANCELLED = 7, /* cancelled() was true and the step stopped; its checkpoint folder is kept */
+  FETTLE_INTERNAL = 8   /* a bug in the technique */
 };
 
 /* Owned by the caller, filled by the callee, plain bytes: it may be copied and survives the plugin. */
 typedef struct fettle_error {
-  int32_t code;       /* fettle_status */
+  int32_t code; /* fettle_status */
   uint32_t reserved;
   char where[120];    /* the parameter, port or file in question, or "" */
   char message[1920]; /* what was found, what was expected, what to do; lower case, no full stop */
@@ -93,26 +93,26 @@ enum fettle_param_flag {
 
 typedef struct fettle_param {
   const char* name;
-  const char* help;           /* one line */
-  const char* unit;           /* for people: "share of weights", "tokens"; NULL: none */
-  uint32_t type;              /* fettle_type: of the value, or of each item of a list or map */
-  uint32_t shape;             /* fettle_shape */
-  uint32_t flags;             /* fettle_param_flag */
+  const char* help; /* one line */
+  const char* unit; /* for people: "share of weights", "tokens"; NULL: none */
+  uint32_t type;    /* fettle_type: of the value, or of each item of a list or map */
+  uint32_t shape;   /* fettle_shape */
+  uint32_t flags;   /* fettle_param_flag */
   uint32_t reserved;
-  double min;                 /* inclusive, if FETTLE_PARAM_HAS_MIN; applies to each item */
+  double min; /* inclusive, if FETTLE_PARAM_HAS_MIN; applies to each item */
   double max;
   const char* default_text;   /* YAML flow text, read as if the user had written it; NULL if required or optional */
   const char* const* choices; /* NULL-terminated list of the allowed strings, or NULL: any */
 } fettle_param;
 
 typedef struct fettle_value {
-  uint32_t type;                     /* fettle_type */
-  uint32_t count;                    /* items of a list or map */
-  int64_t integer;                   /* bool (0 or 1), int, count, size */
-  double real;                       /* float, duration */
-  const char* text;                  /* string, path */
-  const struct fettle_value* items;  /* of a list or map, else NULL */
-  const char* key;                   /* of this item, if it stands in a map */
+  uint32_t type;                    /* fettle_type */
+  uint32_t count;                   /* items of a list or map */
+  int64_t integer;                  /* bool (0 or 1), int, count, size */
+  double real;                      /* float, duration */
+  const char* text;                 /* string, path */
+  const struct fettle_value* items; /* of a list or map, else NULL */
+  const char* key;                  /* of this item, if it stands in a map */
 } fettle_value;
 
 /* ---- ports and artifacts --------------------------------------------------------------------------------------- */
@@ -134,7 +134,7 @@ typedef struct fettle_port {
 } fettle_port;
 
 typedef struct fettle_attribute {
-  const char* key;   /* for example "architecture", "weights", "parameters", "tokenizer": docs/reference/artifacts.md */
+  const char* key; /* for example "architecture", "weights", "parameters", "tokenizer": docs/reference/artifacts.md */
   const char* value;
 } fettle_attribute;
 
@@ -191,20 +191,20 @@ typedef struct fettle_metrics {
 
 typedef struct fettle_run {
   uint32_t struct_size;
-  uint32_t threads;           /* cores admitted for this step; the calling thread is already inside a TBB arena of
-                                 that size, so tbb::parallel_for just works. Start no threads of your own */
+  uint32_t threads; /* cores admitted for this step; the calling thread is already inside a TBB arena of
+                       that size, so tbb::parallel_for just works. Start no threads of your own */
   const fettle_host* host;
   const fettle_value* params; /* in the order of the declaration */
   const fettle_input* inputs; /* in the order of the declaration; a list port has as many entries as artifacts */
   const fettle_output* outputs;
   uint32_t param_count;
   uint32_t input_count;
-  uint32_t output_count;      /* 0 while planning */
+  uint32_t output_count; /* 0 while planning */
   uint32_t reserved;
   uint64_t seed;
-  uint64_t memory_budget;     /* bytes of private memory admitted for this step */
-  const char* scratch;        /* a folder for temporary files, removed after the step; NULL while planning */
-  const char* checkpoint;     /* a folder that survives until the step commits: a killed step finds what it left */
+  uint64_t memory_budget; /* bytes of private memory admitted for this step */
+  const char* scratch;    /* a folder for temporary files, removed after the step; NULL while planning */
+  const char* checkpoint; /* a folder that survives until the step commits: a killed step finds what it left */
 } fettle_run;
 
 typedef struct fettle_estimate {
@@ -226,12 +226,12 @@ enum fettle_determinism {
 
 typedef struct fettle_technique {
   uint32_t struct_size;
-  uint32_t epoch;         /* raise it whenever the same inputs give other bytes; part of every cache key */
-  const char* id;         /* "kind.name": lower case letters, digits, '-', '_' */
-  const char* help;       /* one line */
-  const char* version;    /* for people */
-  const char* reference;  /* the paper or specification, with its section; NULL: none */
-  uint32_t determinism;   /* fettle_determinism */
+  uint32_t epoch;        /* raise it whenever the same inputs give other bytes; part of every cache key */
+  const char* id;        /* "kind.name": lower case letters, digits, '-', '_' */
+  const char* help;      /* one line */
+  const char* version;   /* for people */
+  const char* reference; /* the paper or specification, with its section; NULL: none */
+  uint32_t determinism;  /* fettle_determinism */
   uint32_t reserved;
   const fettle_port* inputs;
   const fettle_port* outputs;
@@ -251,10 +251,10 @@ typedef struct fettle_technique {
 } fettle_technique;
 
 typedef struct fettle_library {
-  fettle_abi_tag abi;  /* as the plugin was compiled; stays first for ever */
+  fettle_abi_tag abi; /* as the plugin was compiled; stays first for ever */
   uint32_t struct_size;
   uint32_t technique_count;
-  const char* name;    /* "fettle-prune-magnitude" */
+  const char* name; /* "fettle-prune-magnitude" */
   const char* version;
   const char* vendor;
   const char* licence;

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "fettle/technique.h"
+
 #include <algorithm>
 #include <array>
 #include <cstring>
 #include <exception>
 #include <new>
 #include <string>
-
-#include "fettle/technique.h"
 
 // Turns technique classes into the C tables of abi.h. A technique class T has
 //
@@ -26,10 +26,21 @@
 
 namespace fettle::detail {
 
-inline constexpr fettle_abi_tag abi_tag{
-    FETTLE_ABI_MAGIC, sizeof(fettle_abi_tag), FETTLE_ABI_MAJOR, FETTLE_ABI_MINOR, sizeof(void*) * 8, 1, 0,
-    sizeof(fettle_error), sizeof(fettle_value), sizeof(fettle_param), sizeof(fettle_port), sizeof(fettle_technique),
-    sizeof(fettle_host), sizeof(fettle_run), sizeof(fettle_estimate)};
+inline constexpr fettle_abi_tag abi_tag{FETTLE_ABI_MAGIC,
+                                        sizeof(fettle_abi_tag),
+                                        FETTLE_ABI_MAJOR,
+                                        FETTLE_ABI_MINOR,
+                                        sizeof(void*) * 8,
+                                        1,
+                                        0,
+                                        sizeof(fettle_error),
+                                        sizeof(fettle_value),
+                                        sizeof(fettle_param),
+                                        sizeof(fettle_port),
+                                        sizeof(fettle_technique),
+                                        sizeof(fettle_host),
+                                        sizeof(fettle_run),
+                                        sizeof(fettle_estimate)};
 
 inline void copy_text(char* to, std::size_t size, const std::string& from) {
   const std::size_t n = std::min(from.size(), size - 1);
@@ -60,9 +71,13 @@ std::int32_t guarded(fettle_error* error, const Body& body) noexcept {
 }
 
 template <class T>
-concept HasValidate = requires(const typename T::Params& p) { T::validate(p); };
+concept HasValidate = requires(const typename T::Params& p) {
+  T::validate(p);
+};
 template <class T>
-concept HasEstimate = requires(const typename T::Params& p, const Inputs& in, Estimate& e) { T::estimate(p, in, e); };
+concept HasEstimate = requires(const typename T::Params& p, const Inputs& in, Estimate& e) {
+  T::estimate(p, in, e);
+};
 
 template <class T>
 struct Adapter {
@@ -108,23 +123,23 @@ const fettle_library* library(const fettle_abi_tag* host, fettle_error* error, c
     return nullptr;
   }
   static const std::array<const fettle_technique*, sizeof...(Techniques)> tables{Adapter<Techniques>::table()...};
-  static const fettle_library lib{abi_tag, sizeof(fettle_library), sizeof...(Techniques), name, version,
-                                  vendor,  licence,                tables.data()};
+  static const fettle_library lib{abi_tag, sizeof(fettle_library), sizeof...(Techniques), name, version, vendor,
+                                  licence, tables.data()};
   return &lib;
 }
 
 }  // namespace fettle::detail
 
-#define FETTLE_PLUGIN(name, version, vendor, licence, ...)                                                      \
-  extern "C" __attribute__((visibility("default"))) const fettle_library* fettle_plugin_entry(                  \
-      const fettle_abi_tag* host, fettle_error* error) {                                                        \
-    try {                                                                                                       \
-      return ::fettle::detail::library<__VA_ARGS__>(host, error, name, version, vendor, licence);               \
-    } catch (const std::exception& e) {                                                                         \
+#define FETTLE_PLUGIN(name, version, vendor, licence, ...)                                                       \
+  extern "C" __attribute__((visibility("default"))) const fettle_library* fettle_plugin_entry(                   \
+      const fettle_abi_tag* host, fettle_error* error) {                                                         \
+    try {                                                                                                        \
+      return ::fettle::detail::library<__VA_ARGS__>(host, error, name, version, vendor, licence);                \
+    } catch (const std::exception& e) {                                                                          \
       ::fettle::detail::report({::fettle::Code::internal, std::string("describe() threw: ") + e.what()}, error); \
-      return nullptr;                                                                                           \
-    } catch (...) {                                                                                             \
-      ::fettle::detail::report({::fettle::Code::internal, "describe() threw an unknown exception"}, error);     \
-      return nullptr;                                                                                           \
-    }                                                                                                           \
+      return nullptr;                                                                                            \
+    } catch (...) {                                                                                              \
+      ::fettle::detail::report({::fettle::Code::internal, "describe() threw an unknown exception"}, error);      \
+      return nullptr;                                                                                            \
+    }                                                                                                            \
   }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "fettle/abi.h"
+
 #include <cassert>
 #include <cstdint>
 #include <string>
@@ -8,8 +10,6 @@
 #include <type_traits>
 #include <utility>
 #include <variant>
-
-#include "fettle/abi.h"
 
 namespace fettle {
 
@@ -58,8 +58,10 @@ class [[nodiscard]] Status {
 template <class T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}  // NOLINT(google-explicit-constructor): return value;
-  Result(Status status) : state_(std::in_place_index<1>, std::move(status)) {  // NOLINT(google-explicit-constructor): return error;
+  Result(T value)
+      : state_(std::in_place_index<0>, std::move(value)) {}  // NOLINT(google-explicit-constructor): return value;
+  Result(Status status)
+      : state_(std::in_place_index<1>, std::move(status)) {  // NOLINT(google-explicit-constructor): return error;
     assert(!std::get<1>(state_).ok());
   }
 
@@ -83,19 +85,19 @@ class [[nodiscard]] Result {
 
 /// Returns from the enclosing function if the Status or Result is an error.
 ///   FETTLE_TRY(writer.finish());
-#define FETTLE_TRY(expression)                                       \
-  do {                                                               \
-    if (auto fettle_try_ = (expression); !fettle_try_.ok())          \
-      return ::fettle::detail::take_status(std::move(fettle_try_));  \
+#define FETTLE_TRY(expression)                                      \
+  do {                                                              \
+    if (auto fettle_try_ = (expression); !fettle_try_.ok())         \
+      return ::fettle::detail::take_status(std::move(fettle_try_)); \
   } while (false)
 
 /// Declares `declaration` from the value of a Result, or returns its error.
 ///   FETTLE_ASSIGN(const auto config, read_config(path));
 #define FETTLE_ASSIGN(declaration, expression) \
   FETTLE_ASSIGN_(FETTLE_CONCAT_(fettle_result_, __LINE__), declaration, expression)
-#define FETTLE_ASSIGN_(result, declaration, expression)                        \
-  auto result = (expression);                                                  \
-  if (!result.ok()) return ::fettle::detail::take_status(std::move(result));   \
+#define FETTLE_ASSIGN_(result, declaration, expression)                      \
+  auto result = (expression);                                                \
+  if (!result.ok()) return ::fettle::detail::take_status(std::move(result)); \
   declaration = *std::move(result)
 #define FETTLE_CONCAT_(a, b) FETTLE_CONCAT2_(a, b)
 #define FETTLE_CONCAT2_(a, b) a##b

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "fettle/abi.h"
+#include "fettle/result.h"
+
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -16,19 +19,24 @@
 #include <utility>
 #include <vector>
 
-#include "fettle/abi.h"
-#include "fettle/result.h"
-
 // What a C++ author writes against: a plain struct of parameters, a Description of it, and a technique class.
 // docs/tutorial/first-plugin.md builds one step by step; <fettle/plugin.h> turns it into the C tables of abi.h.
 
 namespace fettle {
 
 /// Parameter types with a unit. Each is a plain number once it reaches the technique.
-struct Count { std::int64_t value = 0; };      ///< tokens, steps, ...: written 2M, 512k
-struct Bytes { std::int64_t value = 0; };      ///< written 24GiB, 500MB
-struct Seconds { double value = 0; };          ///< written 90s, 15min
-struct Path { std::string value; };            ///< a file or folder outside the store; absolute when it arrives
+struct Count {
+  std::int64_t value = 0;
+};  ///< tokens, steps, ...: written 2M, 512k
+struct Bytes {
+  std::int64_t value = 0;
+};  ///< written 24GiB, 500MB
+struct Seconds {
+  double value = 0;
+};  ///< written 90s, 15min
+struct Path {
+  std::string value;
+};  ///< a file or folder outside the store; absolute when it arrives
 
 /// One artifact at an input port. Borrowed: valid during estimate() or run().
 class Input {
@@ -172,7 +180,9 @@ struct Rule {
 };
 inline Rule in_range(double min, double max, const char* unit = nullptr) { return {min, max, unit, {}}; }
 inline Rule at_least(double min, const char* unit = nullptr) { return {min, std::nullopt, unit, {}}; }
-inline Rule one_of(std::vector<const char*> choices) { return {std::nullopt, std::nullopt, nullptr, std::move(choices)}; }
+inline Rule one_of(std::vector<const char*> choices) {
+  return {std::nullopt, std::nullopt, nullptr, std::move(choices)};
+}
 
 namespace detail {
 
@@ -205,50 +215,61 @@ inline std::string shortest(double value) {
   return buffer;
 }
 
-template <> struct ParamType<bool> : ScalarParam<bool, FETTLE_TYPE_BOOL> {
+template <>
+struct ParamType<bool> : ScalarParam<bool, FETTLE_TYPE_BOOL> {
   static bool read(const fettle_value& v) { return v.integer != 0; }
   static std::string text(bool v) { return v ? "true" : "false"; }
 };
-template <> struct ParamType<std::int64_t> : ScalarParam<std::int64_t, FETTLE_TYPE_INT> {
+template <>
+struct ParamType<std::int64_t> : ScalarParam<std::int64_t, FETTLE_TYPE_INT> {
   static std::int64_t read(const fettle_value& v) { return v.integer; }
   static std::string text(std::int64_t v) { return std::to_string(v); }
 };
-template <> struct ParamType<int> : ScalarParam<int, FETTLE_TYPE_INT> {
+template <>
+struct ParamType<int> : ScalarParam<int, FETTLE_TYPE_INT> {
   static int read(const fettle_value& v) { return static_cast<int>(v.integer); }
   static std::string text(int v) { return std::to_string(v); }
 };
-template <> struct ParamType<double> : ScalarParam<double, FETTLE_TYPE_FLOAT> {
+template <>
+struct ParamType<double> : ScalarParam<double, FETTLE_TYPE_FLOAT> {
   static double read(const fettle_value& v) { return v.real; }
   static std::string text(double v) { return shortest(v); }
 };
-template <> struct ParamType<std::string> : ScalarParam<std::string, FETTLE_TYPE_STRING> {
+template <>
+struct ParamType<std::string> : ScalarParam<std::string, FETTLE_TYPE_STRING> {
   static std::string read(const fettle_value& v) { return v.text; }
   static std::string text(const std::string& v) { return detail::yaml_quoted(v); }
 };
-template <> struct ParamType<Count> : ScalarParam<Count, FETTLE_TYPE_COUNT> {
+template <>
+struct ParamType<Count> : ScalarParam<Count, FETTLE_TYPE_COUNT> {
   static Count read(const fettle_value& v) { return {v.integer}; }
   static std::string text(Count v) { return std::to_string(v.value); }
 };
-template <> struct ParamType<Bytes> : ScalarParam<Bytes, FETTLE_TYPE_SIZE> {
+template <>
+struct ParamType<Bytes> : ScalarParam<Bytes, FETTLE_TYPE_SIZE> {
   static Bytes read(const fettle_value& v) { return {v.integer}; }
   static std::string text(Bytes v) { return std::to_string(v.value) + "B"; }
 };
-template <> struct ParamType<Seconds> : ScalarParam<Seconds, FETTLE_TYPE_DURATION> {
+template <>
+struct ParamType<Seconds> : ScalarParam<Seconds, FETTLE_TYPE_DURATION> {
   static Seconds read(const fettle_value& v) { return {v.real}; }
   static std::string text(Seconds v) { return shortest(v.value) + "s"; }
 };
-template <> struct ParamType<Path> : ScalarParam<Path, FETTLE_TYPE_PATH> {
+template <>
+struct ParamType<Path> : ScalarParam<Path, FETTLE_TYPE_PATH> {
   static Path read(const fettle_value& v) { return {v.text}; }
   static std::string text(const Path& v) { return detail::yaml_quoted(v.value); }
 };
-template <class T> struct ParamType<std::optional<T>> : ParamType<T> {
+template <class T>
+struct ParamType<std::optional<T>> : ParamType<T> {
   static constexpr bool optional = true;
   static std::optional<T> read(const fettle_value& v) {
     if (v.type == FETTLE_TYPE_NONE) return std::nullopt;
     return ParamType<T>::read(v);
   }
 };
-template <class T> struct ParamType<std::vector<T>> {
+template <class T>
+struct ParamType<std::vector<T>> {
   static constexpr fettle_type type = ParamType<T>::type;
   static constexpr fettle_shape shape = FETTLE_LIST;
   static constexpr bool optional = false;
@@ -264,7 +285,8 @@ template <class T> struct ParamType<std::vector<T>> {
   }
 };
 /// A YAML map, in the order written: order matters where the first matching glob wins.
-template <class T> struct ParamType<std::vector<std::pair<std::string, T>>> {
+template <class T>
+struct ParamType<std::vector<std::pair<std::string, T>>> {
   static constexpr fettle_type type = ParamType<T>::type;
   static constexpr fettle_shape shape = FETTLE_MAP;
   static constexpr bool optional = false;
@@ -275,7 +297,8 @@ template <class T> struct ParamType<std::vector<std::pair<std::string, T>>> {
   }
   static std::string text(const std::vector<std::pair<std::string, T>>& v) {
     std::string out = "{";
-    for (const auto& [key, item] : v) out += (out.size() > 1 ? ", " : "") + detail::yaml_quoted(key) + ": " + ParamType<T>::text(item);
+    for (const auto& [key, item] : v)
+      out += (out.size() > 1 ? ", " : "") + detail::yaml_quoted(key) + ": " + ParamType<T>::text(item);
     return out + "}";
   }
 };
@@ -286,8 +309,8 @@ template <class T> struct ParamType<std::vector<std::pair<std::string, T>>> {
 struct Required {};
 inline constexpr Required required{};
 
-/// What a technique is, as data. Built once, by describe(); `Params` is a plain struct whose member initialisers are the
-/// defaults.
+/// What a technique is, as data. Built once, by describe(); `Params` is a plain struct whose member initialisers are
+/// the defaults.
 template <class Params>
 class Description {
  public:
@@ -317,12 +340,12 @@ class Description {
   }
 
   template <class T>
-  Description& param(const char* name, T Params::* member, const char* help, Rule rule = {}) {
+  Description& param(const char* name, T Params::*member, const char* help, Rule rule = {}) {
     add(name, member, help, rule, false);
     return *this;
   }
   template <class T>
-  Description& param(const char* name, T Params::* member, Required, const char* help, Rule rule = {}) {
+  Description& param(const char* name, T Params::*member, Required, const char* help, Rule rule = {}) {
     add(name, member, help, rule, true);
     return *this;
   }
@@ -356,7 +379,7 @@ class Description {
 
  private:
   template <class T>
-  void add(const char* name, T Params::* member, const char* help, const Rule& rule, bool required) {
+  void add(const char* name, T Params::*member, const char* help, const Rule& rule, bool required) {
     using Type = detail::ParamType<T>;
     fettle_param p{};
     p.name = name;
@@ -372,10 +395,13 @@ class Description {
     p.max = rule.max.value_or(0);
     if constexpr (!Type::optional) {
       if (!required)
-        p.default_text = texts_.emplace_back(std::make_shared<const std::string>(Type::text(Params{}.*member)))->c_str();
+        p.default_text =
+            texts_.emplace_back(std::make_shared<const std::string>(Type::text(Params{}.*member)))->c_str();
     }
     if (!rule.choices.empty()) {
-      auto list = std::make_shared<std::vector<const char*>>(rule.choices);
+      auto list = std::make_shared<std::vector<const char*>>();
+      list->reserve(rule.choices.size() + 1);
+      list->assign(rule.choices.begin(), rule.choices.end());
       list->push_back(nullptr);
       p.choices = choices_.emplace_back(std::move(list))->data();
     }

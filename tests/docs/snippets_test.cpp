@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Documents show files of this project word for word: a line "<!-- file: PATH -->" stands before a fenced block that must
-// equal that file.
+// Documents show files of this project word for word: a line "<!-- file: PATH -->" stands before a fenced block that
+// must equal that file.
 #include <gtest/gtest.h>
 
 #include <filesystem>

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "fettle_kit/io/checkpoint.h"
+
+#include "plugins/harness.h"
+
 #include <gtest/gtest.h>
 
 #include <filesystem>
 #include <fstream>
-
-#include "fettle_kit/io/checkpoint.h"
-#include "plugins/harness.h"
 
 namespace fettle::test {
 namespace {
@@ -17,7 +18,8 @@ std::string tiny_model() {
   const kit::TensorSource zeros = [](const kit::TensorSpec&, const kit::TensorSink& sink) {
     return sink(std::vector<std::byte>(16));
   };
-  EXPECT_TRUE(write_checkpoint(folder, kit::Json{{"model_type", "llama"}}, {{"w", kit::DType::f32, {2, 2}}}, zeros, "").ok());
+  EXPECT_TRUE(
+      write_checkpoint(folder, kit::Json{{"model_type", "llama"}}, {{"w", kit::DType::f32, {2, 2}}}, zeros, "").ok());
   std::ofstream(folder + "/tokenizer.json") << "{}";
   return folder;
 }

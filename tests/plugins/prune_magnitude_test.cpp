@@ -1,4 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "fettle_kit/compress/mask.h"
+#include "fettle_kit/io/checkpoint.h"
+
+#include "plugins/harness.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -6,10 +11,6 @@
 #include <fstream>
 #include <iterator>
 #include <random>
-
-#include "fettle_kit/compress/mask.h"
-#include "fettle_kit/io/checkpoint.h"
-#include "plugins/harness.h"
 
 namespace fettle::test {
 namespace {
@@ -33,9 +34,10 @@ std::string model_of(std::int64_t rows, std::int64_t cols, std::optional<std::ui
     if (poison && spec.name == q) std::memcpy(bytes.data() + 10, &*poison, 2);
     return sink(bytes);
   };
-  const Status written = write_checkpoint(folder, Json{{"model_type", "llama"}},
-                                          {{down, DType::bf16, {rows, cols}}, {embed, DType::bf16, {rows, cols}}, {q, DType::bf16, {rows, cols}}},
-                                          source, "");
+  const Status written = write_checkpoint(
+      folder, Json{{"model_type", "llama"}},
+      {{down, DType::bf16, {rows, cols}}, {embed, DType::bf16, {rows, cols}}, {q, DType::bf16, {rows, cols}}}, source,
+      "");
   EXPECT_TRUE(written.ok()) << written.message();
   return folder;
 }
@@ -95,7 +97,8 @@ TEST(PruneMagnitude, WritesTheMaskOfWhatItKept) {
   ASSERT_TRUE(masks.ok()) << masks.error().message();
   const auto w = weights(r.outputs.at("model"), q);
   for (std::int64_t i = 0; i < 8; ++i)
-    for (std::int64_t j = 0; j < 16; ++j) EXPECT_EQ(masks->at(q).kept(i, j), w[static_cast<std::size_t>(i * 16 + j)] != 0);
+    for (std::int64_t j = 0; j < 16; ++j)
+      EXPECT_EQ(masks->at(q).kept(i, j), w[static_cast<std::size_t>(i * 16 + j)] != 0);
 }
 
 TEST(PruneMagnitude, FollowsSharesPerMatrix) {
@@ -118,7 +121,8 @@ TEST(PruneMagnitude, WritesTheSameBytesForAnyThreadCount) {
   const StepResult one = prune(model).param("share", 0.5).threads(1).run();
   const StepResult many = prune(model).param("share", 0.5).threads(5).run();
   ASSERT_TRUE(one.ok() && many.ok());
-  EXPECT_EQ(slurp(one.outputs.at("model") + "/model.safetensors"), slurp(many.outputs.at("model") + "/model.safetensors"));
+  EXPECT_EQ(slurp(one.outputs.at("model") + "/model.safetensors"),
+            slurp(many.outputs.at("model") + "/model.safetensors"));
   EXPECT_EQ(slurp(one.outputs.at("mask") + "/mask.safetensors"), slurp(many.outputs.at("mask") + "/mask.safetensors"));
 }
 
@@ -143,21 +147,24 @@ TEST(PruneMagnitude, DemandsOneOfShareAndPattern) {
 
 TEST(PruneMagnitude, NamesTheMatrixThatGroupsDoNotDivide) {
   const StepResult r = prune(model_of(8, 18)).param("pattern", "2:4").run();
-  EXPECT_EQ(r.message,
-            "tensor 'model.layers.0.mlp.down_proj.weight' has rows of 18 weights, which groups of 4 do not divide; put it "
-            "into 'ignore' or choose another pattern");
+  EXPECT_EQ(
+      r.message,
+      "tensor 'model.layers.0.mlp.down_proj.weight' has rows of 18 weights, which groups of 4 do not divide; put it "
+      "into 'ignore' or choose another pattern");
 }
 
 TEST(PruneMagnitude, NamesTheMatrixThatHoldsNaN) {
   const StepResult r = prune(model_of(8, 16, 0x7fc0)).param("share", 0.5).run();
-  EXPECT_EQ(r.message,
-            "tensor 'model.layers.0.self_attn.q_proj.weight' holds NaN, which has no magnitude; repair the model or put the "
-            "tensor into 'ignore'");
+  EXPECT_EQ(
+      r.message,
+      "tensor 'model.layers.0.self_attn.q_proj.weight' holds NaN, which has no magnitude; repair the model or put the "
+      "tensor into 'ignore'");
 }
 
 TEST(PruneMagnitude, SaysWhenNothingMatches) {
   const StepResult r = prune(model_of(8, 16)).param("share", 0.5).param("targets", {"*.nothing"}).run();
-  EXPECT_EQ(r.message, "no tensor of the model matches 'targets'; its names look like 'model.layers.0.self_attn.q_proj.weight'");
+  EXPECT_EQ(r.message,
+            "no tensor of the model matches 'targets'; its names look like 'model.layers.0.self_attn.q_proj.weight'");
 }
 
 }  // namespace

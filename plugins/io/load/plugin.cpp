@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <filesystem>
+#include "fettle/plugin.h"
+
+#include "fettle_kit/io/checkpoint.h"
+#include "fettle_kit/io/gguf.h"
 
 #include <fmt/format.h>
 
-#include "fettle/plugin.h"
-#include "fettle_kit/io/checkpoint.h"
-#include "fettle_kit/io/gguf.h"
+#include <filesystem>
 
 namespace {
 
@@ -51,7 +52,8 @@ class IoLoad {
   static Status link(const fs::path& file, const fs::path& folder) {
     std::error_code error;
     fs::create_symlink(fs::absolute(file), folder / file.filename(), error);
-    if (error) return {Code::io, fmt::format("{}: cannot link: {}", (folder / file.filename()).string(), error.message())};
+    if (error)
+      return {Code::io, fmt::format("{}: cannot link: {}", (folder / file.filename()).string(), error.message())};
     return {};
   }
 };

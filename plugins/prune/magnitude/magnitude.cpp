@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "magnitude.h"
 
-#include <cmath>
-#include <cstring>
-
 #include <tbb/blocked_range.h>
 #include <tbb/parallel_for.h>
+
+#include <cmath>
+#include <cstring>
 
 namespace magnitude {
 

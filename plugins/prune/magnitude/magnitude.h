@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <optional>
-
 #include "fettle_kit/compress/mask.h"
 #include "fettle_kit/tensor/matrix.h"
+
+#include <optional>
 
 namespace magnitude {
 

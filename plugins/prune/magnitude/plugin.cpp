@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <fmt/format.h>
-
 #include "fettle/plugin.h"
+
 #include "fettle_kit/compress/targets.h"
 #include "fettle_kit/io/checkpoint.h"
+
 #include "magnitude.h"
+
+#include <fmt/format.h>
 
 namespace {
 
@@ -47,7 +49,8 @@ class PruneMagnitude {
       return {Code::invalid_argument, "give one of 'share' and 'pattern', for example share: 0.5 or pattern: \"2:4\"",
               p.share ? "pattern" : "share"};
     if (p.pattern && !p.shares.empty())
-      return {Code::invalid_argument, "'shares' goes with 'share'; 'pattern' fixes the share of every matrix", "shares"};
+      return {Code::invalid_argument, "'shares' goes with 'share'; 'pattern' fixes the share of every matrix",
+              "shares"};
     if (p.pattern) FETTLE_TRY(parse_n_of_m(*p.pattern));
     return {};
   }
@@ -85,8 +88,10 @@ class PruneMagnitude {
       info(t.dtype).to_f32(t.bytes.data(), scores.data(), scores.size());
       const MutMatrix view(scores.data(), t.rows(), t.cols());
       if (!magnitude::all_numbers(view))
-        return {Code::invalid_argument, fmt::format("tensor '{}' holds NaN, which has no magnitude; repair the model or "
-                                                    "put the tensor into 'ignore'", t.name)};
+        return {Code::invalid_argument,
+                fmt::format("tensor '{}' holds NaN, which has no magnitude; repair the model or "
+                            "put the tensor into 'ignore'",
+                            t.name)};
       const Mask mask = magnitude::mask_of(view, matrices[next].second);
       FETTLE_TRY(masks.add(t.name, mask));
       bytes.assign(t.bytes.begin(), t.bytes.end());
@@ -126,12 +131,16 @@ class PruneMagnitude {
       if (t->shape.size() != 2 || !is_float(t->dtype) || info(t->dtype).to_f32 == nullptr)
         return Status(Code::invalid_argument,
                       fmt::format("tensor '{}' is {} with {} dimensions; only matrices of plain floats can be pruned: "
-                                  "narrow 'targets' or put it into 'ignore'", t->name, info(t->dtype).name, t->shape.size()),
+                                  "narrow 'targets' or put it into 'ignore'",
+                                  t->name, info(t->dtype).name, t->shape.size()),
                       "targets");
       if (target.pattern && t->cols() % target.pattern->m != 0)
-        return Status(Code::invalid_argument,
-                      fmt::format("tensor '{}' has rows of {} weights, which groups of {} do not divide; put it into 'ignore' "
-                                  "or choose another pattern", t->name, t->cols(), target.pattern->m), "pattern");
+        return Status(
+            Code::invalid_argument,
+            fmt::format("tensor '{}' has rows of {} weights, which groups of {} do not divide; put it into 'ignore' "
+                        "or choose another pattern",
+                        t->name, t->cols(), target.pattern->m),
+            "pattern");
       const int special = first_match(share_globs, t->name);
       target.share = special >= 0 ? p.shares[static_cast<std::size_t>(special)].second : p.share.value_or(0);
       matrices.emplace_back(t, target);
@@ -139,7 +148,8 @@ class PruneMagnitude {
     if (matrices.empty())
       return Status(Code::invalid_argument,
                     fmt::format("no tensor of the model matches 'targets'; its names look like '{}'",
-                                model.tensors().empty() ? "" : model.tensors().back()->name), "targets");
+                                model.tensors().empty() ? "" : model.tensors().back()->name),
+                    "targets");
     return matrices;
   }
 };

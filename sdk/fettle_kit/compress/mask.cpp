@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/compress/mask.h"
 
+#include <fmt/format.h>
+#include <tbb/blocked_range.h>
+#include <tbb/parallel_for.h>
+
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -8,10 +12,6 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
-
-#include <fmt/format.h>
-#include <tbb/blocked_range.h>
-#include <tbb/parallel_for.h>
 
 namespace fettle::kit {
 namespace {
@@ -54,7 +54,8 @@ void prune_below(Mask& mask, ConstMatrix scores, Threshold threshold) {
 }
 
 /// The row-wise case sorts indices: a row is too short for 65,536 counters to pay.
-void prune_row(Mask& mask, ConstMatrix scores, std::int64_t row, std::int64_t pruned, std::vector<std::int32_t>& order) {
+void prune_row(Mask& mask, ConstMatrix scores, std::int64_t row, std::int64_t pruned,
+               std::vector<std::int32_t>& order) {
   order.resize(static_cast<std::size_t>(scores.cols));
   std::iota(order.begin(), order.end(), 0);
   const auto s = scores.row(row);
@@ -79,10 +80,12 @@ Result<NofM> parse_n_of_m(std::string_view text) {
   const char* const end = text.data() + text.size();
   const auto [after_n, bad_n] = std::from_chars(text.data(), end, p.n);
   const bool colon = bad_n == std::errc{} && after_n != end && *after_n == ':';
-  const auto [after_m, bad_m] = colon ? std::from_chars(after_n + 1, end, p.m) : std::from_chars_result{end, std::errc::invalid_argument};
+  const auto [after_m, bad_m] =
+      colon ? std::from_chars(after_n + 1, end, p.m) : std::from_chars_result{end, std::errc::invalid_argument};
   if (bad_m != std::errc{} || after_m != end || p.n < 1 || p.n > p.m || p.m > max_group)
     return Status(Code::invalid_argument,
-                  fmt::format("pattern '{}' is not N:M with 1 <= N <= M <= {}; 2:4 keeps two of every four weights", text, max_group),
+                  fmt::format("pattern '{}' is not N:M with 1 <= N <= M <= {}; 2:4 keeps two of every four weights",
+                              text, max_group),
                   "pattern");
   return p;
 }
@@ -151,7 +154,8 @@ Mask prune_n_of_m(ConstMatrix scores, NofM pattern) {
             order[static_cast<std::size_t>(at)] = order[static_cast<std::size_t>(at - 1)];
           order[static_cast<std::size_t>(at)] = j;
         }
-        for (int rank = pattern.n; rank < pattern.m; ++rank) mask.prune(i, group + order[static_cast<std::size_t>(rank)]);
+        for (int rank = pattern.n; rank < pattern.m; ++rank)
+          mask.prune(i, group + order[static_cast<std::size_t>(rank)]);
       }
   });
   return mask;
@@ -164,7 +168,8 @@ Result<MaskWriter> MaskWriter::create(const std::string& folder, const std::vect
     specs.push_back({m.name, DType::u8, {m.rows, (m.cols + 7) / 8}});
     metadata["cols:" + m.name] = std::to_string(m.cols);
   }
-  FETTLE_ASSIGN(auto writer, SafetensorsWriter::create(folder + "/" + file_name, std::move(specs), std::move(metadata)));
+  FETTLE_ASSIGN(auto writer,
+                SafetensorsWriter::create(folder + "/" + file_name, std::move(specs), std::move(metadata)));
   return MaskWriter(std::move(writer));
 }
 
@@ -180,9 +185,11 @@ Result<std::map<std::string, Mask>> read_masks(const std::string& folder) {
     if (stored != file.metadata().end())
       std::from_chars(stored->second.data(), stored->second.data() + stored->second.size(), cols);
     if (t.dtype != DType::u8 || t.shape.size() != 2 || cols < 1 || (cols + 7) / 8 != t.shape[1])
-      return Status(Code::corrupt_data,
-                    fmt::format("{}: tensor '{}' is not a mask: expected u8 [rows, columns / 8] and its column count in the metadata",
-                                file.path(), t.name));
+      return Status(
+          Code::corrupt_data,
+          fmt::format(
+              "{}: tensor '{}' is not a mask: expected u8 [rows, columns / 8] and its column count in the metadata",
+              file.path(), t.name));
     masks.emplace(t.name, Mask(t.shape[0], cols, t.bytes));
   }
   return masks;

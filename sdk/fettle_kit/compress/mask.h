@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "fettle/result.h"
+#include "fettle_kit/io/safetensors.h"
+#include "fettle_kit/tensor/matrix.h"
+
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -9,21 +13,18 @@
 #include <string_view>
 #include <vector>
 
-#include "fettle/result.h"
-#include "fettle_kit/io/safetensors.h"
-#include "fettle_kit/tensor/matrix.h"
-
 namespace fettle::kit {
 
-/// N:M sparsity: of every M consecutive weights along the input dimension N are kept. 2:4 is what sparse tensor cores run.
+/// N:M sparsity: of every M consecutive weights along the input dimension N are kept. 2:4 is what sparse tensor cores
+/// run.
 struct NofM {
   int n = 2, m = 4;
 };
 /// From "2:4". Refuses n < 1, n > m and m > 64.
 Result<NofM> parse_n_of_m(std::string_view text);
 
-/// Which weights of one matrix are kept: a bit each, rows padded to whole bytes, element j of a row in bit j % 8 of byte
-/// j / 8. A mask is not "weight != 0": a kept weight may be zero, and training moves zeros.
+/// Which weights of one matrix are kept: a bit each, rows padded to whole bytes, element j of a row in bit j % 8 of
+/// byte j / 8. A mask is not "weight != 0": a kept weight may be zero, and training moves zeros.
 class Mask {
  public:
   Mask() = default;
@@ -35,13 +36,17 @@ class Mask {
   std::int64_t cols() const { return cols_; }
   std::int64_t row_bytes() const { return (cols_ + 7) / 8; }
   bool kept(std::int64_t row, std::int64_t col) const { return (bits_[at(row, col)] >> (col & 7) & 1) != 0; }
-  void prune(std::int64_t row, std::int64_t col) { bits_[at(row, col)] &= static_cast<std::uint8_t>(~(1u << (col & 7))); }
+  void prune(std::int64_t row, std::int64_t col) {
+    bits_[at(row, col)] &= static_cast<std::uint8_t>(~(1u << (col & 7)));
+  }
   std::int64_t count_pruned() const;
   std::span<const std::byte> bytes() const { return std::as_bytes(std::span(bits_)); }
   friend bool operator==(const Mask&, const Mask&) = default;
 
  private:
-  std::size_t at(std::int64_t row, std::int64_t col) const { return static_cast<std::size_t>(row * row_bytes() + col / 8); }
+  std::size_t at(std::int64_t row, std::int64_t col) const {
+    return static_cast<std::size_t>(row * row_bytes() + col / 8);
+  }
   void clear_padding();  ///< so that equal masks have equal bytes
   std::int64_t rows_ = 0, cols_ = 0;
   std::vector<std::uint8_t> bits_;

@@ -38,10 +38,11 @@ Description<Everything> everything() {
 TEST(Description, WritesDefaultsAsYamlText) {
   const auto d = everything();
   const auto t = d.table();
-  const char* const expected[] = {"true",  "-3",   "0.0001", "\"a \\\"b\\\"\"",         "2000000",
-                                  "1024B", "1.5s", nullptr, "[\"x\", \"y\"]", "{\"*.mlp.*\": 0.25}"};
+  const char* const expected[] = {"true",  "-3",   "0.0001", "\"a \\\"b\\\"\"", "2000000",
+                                  "1024B", "1.5s", nullptr,  "[\"x\", \"y\"]",  "{\"*.mlp.*\": 0.25}"};
   ASSERT_EQ(t.param_count, std::size(expected));
-  for (std::uint32_t i = 0; i < t.param_count; ++i) EXPECT_STREQ(t.params[i].default_text, expected[i]) << t.params[i].name;
+  for (std::uint32_t i = 0; i < t.param_count; ++i)
+    EXPECT_STREQ(t.params[i].default_text, expected[i]) << t.params[i].name;
 }
 
 TEST(Description, DeclaresTypesShapesAndLimits) {
@@ -87,11 +88,16 @@ struct Misbehaving {
   static Description<Params> describe() { return Description<Params>("test.misbehaving", "Fails as told."); }
   static Status run(const Params&, Context&) {
     switch (misdeed) {
-      case Misdeed::none: return {};
-      case Misdeed::status: return {Code::corrupt_data, std::string(5000, 'x'), "model"};
-      case Misdeed::exception: throw std::runtime_error("boom");
-      case Misdeed::allocation: throw std::bad_alloc();
-      case Misdeed::other: throw 42;
+      case Misdeed::none:
+        return {};
+      case Misdeed::status:
+        return {Code::corrupt_data, std::string(5000, 'x'), "model"};
+      case Misdeed::exception:
+        throw std::runtime_error("boom");
+      case Misdeed::allocation:
+        throw std::bad_alloc();
+      case Misdeed::other:
+        throw 42;
     }
     return {};
   }
@@ -128,9 +134,7 @@ TEST(Trampoline, TurnsAnExceptionIntoAnError) {
   EXPECT_EQ(o.message, "unexpected exception: boom");
 }
 
-TEST(Trampoline, TellsExhaustedMemoryApart) {
-  EXPECT_EQ(run_with(Misdeed::allocation).code, FETTLE_OUT_OF_MEMORY);
-}
+TEST(Trampoline, TellsExhaustedMemoryApart) { EXPECT_EQ(run_with(Misdeed::allocation).code, FETTLE_OUT_OF_MEMORY); }
 
 TEST(Trampoline, SurvivesWhatIsNoException) {
   EXPECT_EQ(run_with(Misdeed::other).message, "unexpected exception of unknown type");

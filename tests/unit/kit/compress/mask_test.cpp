@@ -30,16 +30,18 @@ class NofMMask : public ::testing::TestWithParam<NofMCase> {};
 
 TEST_P(NofMMask, KeepsTheLargestOfEachGroup) {
   const auto& c = GetParam();
-  EXPECT_EQ(kept(prune_n_of_m(ConstMatrix(c.row.data(), 1, static_cast<std::int64_t>(c.row.size())), c.pattern)), c.expected);
+  EXPECT_EQ(kept(prune_n_of_m(ConstMatrix(c.row.data(), 1, static_cast<std::int64_t>(c.row.size())), c.pattern)),
+            c.expected);
 }
 
-INSTANTIATE_TEST_SUITE_P(Rows, NofMMask,
-                         ::testing::Values(NofMCase{"two_of_four", {4, 1, 3, 2}, {2, 4}, {1, 0, 1, 0}},
-                                           NofMCase{"ties_go_left", {1, 1, 1, 1}, {2, 4}, {1, 1, 0, 0}},
-                                           NofMCase{"two_groups", {0, 9, 8, 7, 1, 2, 3, 4}, {2, 4}, {0, 1, 1, 0, 0, 0, 1, 1}},
-                                           NofMCase{"one_of_two", {2, 3, 5, 4}, {1, 2}, {0, 1, 1, 0}},
-                                           NofMCase{"all_kept", {1, 2, 3, 4}, {4, 4}, {1, 1, 1, 1}}),
-                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Rows, NofMMask,
+    ::testing::Values(NofMCase{"two_of_four", {4, 1, 3, 2}, {2, 4}, {1, 0, 1, 0}},
+                      NofMCase{"ties_go_left", {1, 1, 1, 1}, {2, 4}, {1, 1, 0, 0}},
+                      NofMCase{"two_groups", {0, 9, 8, 7, 1, 2, 3, 4}, {2, 4}, {0, 1, 1, 0, 0, 0, 1, 1}},
+                      NofMCase{"one_of_two", {2, 3, 5, 4}, {1, 2}, {0, 1, 1, 0}},
+                      NofMCase{"all_kept", {1, 2, 3, 4}, {4, 4}, {1, 1, 1, 1}}),
+    [](const auto& row) { return row.param.name; });
 
 struct ShareCase {
   const char* name;
@@ -67,9 +69,14 @@ INSTANTIATE_TEST_SUITE_P(
                       ShareCase{"nothing", 1, 2, {0, 0}, 0, Group::matrix, {1, 1}},
                       ShareCase{"everything", 1, 2, {1, 2}, 1, Group::matrix, {0, 0}},
                       // 0.3 * 10 is 2.9999999999999996 in binary
-                      ShareCase{"three_tenths_of_ten", 1, 10, {1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, 0.3, Group::matrix,
+                      ShareCase{"three_tenths_of_ten",
+                                1,
+                                10,
+                                {1, 2, 3, 4, 5, 6, 7, 8, 9, 10},
+                                0.3,
+                                Group::matrix,
                                 {0, 0, 0, 1, 1, 1, 1, 1, 1, 1}}),
-    [](const auto& info) { return info.param.name; });
+    [](const auto& row) { return row.param.name; });
 
 std::vector<float> random_scores(std::size_t n, unsigned seed, bool coarse) {
   std::mt19937 random(seed);
@@ -119,8 +126,9 @@ TEST(NofM, ReadsWhatPeopleWrite) {
 
 TEST(NofM, RefusesWhatIsNoPattern) {
   for (const char* text : {"", "2", "2:", ":4", "0:4", "5:4", "2:4x", "-1:4", "2:128", "2,4"})
-    EXPECT_EQ(parse_n_of_m(text).error().message(),
-              std::string("pattern '") + text + "' is not N:M with 1 <= N <= M <= 64; 2:4 keeps two of every four weights");
+    EXPECT_EQ(
+        parse_n_of_m(text).error().message(),
+        std::string("pattern '") + text + "' is not N:M with 1 <= N <= M <= 64; 2:4 keeps two of every four weights");
 }
 
 TEST(MaskArtifact, ReadsBackWhatWasWritten) {

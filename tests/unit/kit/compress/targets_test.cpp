@@ -15,10 +15,11 @@ struct GlobCase {
 };
 
 TEST(GlobMatch, FollowsTheTable) {
-  for (const GlobCase& c : {GlobCase{"*", "", true}, GlobCase{"", "", true}, GlobCase{"", "a", false},
-                            GlobCase{"a*c", "abbc", true}, GlobCase{"a*c", "abcd", false}, GlobCase{"*.q_proj.*", "l.q_proj.weight", true},
-                            GlobCase{"l.?.w", "l.3.w", true}, GlobCase{"l.?.w", "l.33.w", false},
-                            GlobCase{"*ab*ab", "abxab", true}, GlobCase{"*ab*ab", "abxa", false}, GlobCase{"a**b", "ab", true}})
+  for (const GlobCase& c :
+       {GlobCase{"*", "", true}, GlobCase{"", "", true}, GlobCase{"", "a", false}, GlobCase{"a*c", "abbc", true},
+        GlobCase{"a*c", "abcd", false}, GlobCase{"*.q_proj.*", "l.q_proj.weight", true},
+        GlobCase{"l.?.w", "l.3.w", true}, GlobCase{"l.?.w", "l.33.w", false}, GlobCase{"*ab*ab", "abxab", true},
+        GlobCase{"*ab*ab", "abxa", false}, GlobCase{"a**b", "ab", true}})
     EXPECT_EQ(glob_match(c.pattern, c.name), c.matches) << c.pattern << " on " << c.name;
 }
 
