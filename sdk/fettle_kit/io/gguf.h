@@ -26,35 +26,47 @@ using GgufValue =
                  std::vector<std::uint64_t>, std::vector<std::int64_t>, std::vector<double>>;
 using GgufMetadata = std::vector<std::pair<std::string, GgufValue>>;  ///< in file order; keys are unique
 
+/// What a GGUF file says, with views into its bytes. Shapes are row-major (the reverse of the file's).
+struct GgufContent {
+  GgufMetadata metadata;
+  std::vector<TensorView> tensors;  ///< in file order
+};
+
+/// Checks all of formats/gguf.md section 1; messages begin with `name`. corrupt_data, or unsupported for other
+/// versions, big-endian files and element types that we do not know. [any thread]
+Result<GgufContent> parse_gguf(std::span<const std::byte> bytes, std::string_view name);
+
 /// Reads one GGUF file (version 2 or 3) by mapping it; formats/gguf.md section 1 is checked on opening. Shapes are
 /// row-major (the reverse of the file's). Views live as long as the reader. [any thread once open]
 class GgufReader {
  public:
   static Result<GgufReader> open(const std::string& path);
-  const GgufMetadata& metadata() const { return metadata_; }
+  const GgufMetadata& metadata() const { return content_.metadata; }
   const GgufValue* find(std::string_view key) const;
-  /// The value as T, converting between integer types where nothing is lost; null if absent or of another type.
+  /// The value if it is stored as exactly this type; null if absent or of another type.
   template <class T>
   const T* get(std::string_view key) const {
     const GgufValue* value = find(key);
     return value ? std::get_if<T>(value) : nullptr;
   }
+  /// A value of any integer type, if it fits; `otherwise` if not, or absent.
   std::int64_t integer(std::string_view key, std::int64_t otherwise) const;
+  /// A value of any number type; `otherwise` if it is no number, or absent.
   double real(std::string_view key, double otherwise) const;
   std::string text(std::string_view key, std::string otherwise = {}) const;
-  const std::vector<TensorView>& tensors() const { return tensors_; }  ///< in file order
+  const std::vector<TensorView>& tensors() const { return content_.tensors; }  ///< in file order
   const TensorView* tensor(std::string_view name) const;
   const std::string& path() const { return file_->path(); }
   const MappedFile& file() const { return *file_; }
 
  private:
   std::unique_ptr<MappedFile> file_;
-  GgufMetadata metadata_;
-  std::vector<TensorView> tensors_;
+  GgufContent content_;
   std::map<std::string, std::size_t, std::less<>> key_index_, tensor_index_;
 };
 
-/// Streams one GGUF file, version 3, alignment 32. Shapes row-major. The file appears on finish(). One thread.
+/// Streams one GGUF file, version 3, with the alignment that `general.alignment` in the metadata says, else 32. Shapes
+/// row-major. The file appears on finish(). One thread. Errors: invalid_argument for what cannot be stored; io.
 class GgufWriter {
  public:
   static Result<GgufWriter> create(const std::string& path, const GgufMetadata& metadata,
@@ -64,11 +76,12 @@ class GgufWriter {
   Status finish();
 
  private:
-  explicit GgufWriter(OutputFile file) : file_(std::move(file)) {}
+  GgufWriter(OutputFile file, TensorStream stream, std::uint64_t alignment)
+      : file_(std::move(file)), stream_(std::move(stream)), alignment_(alignment) {}
+  Status pad();
   OutputFile file_;
-  std::vector<TensorSpec> tensors_;
-  std::size_t current_ = 0;
-  std::uint64_t written_ = 0;
+  TensorStream stream_;
+  std::uint64_t alignment_;
 };
 
 }  // namespace fettle::kit
