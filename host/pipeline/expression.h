@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "host/pipeline/source.h"
+
 #include <functional>
 #include <memory>
 #include <optional>
@@ -9,13 +11,12 @@
 #include <variant>
 #include <vector>
 
-#include "host/pipeline/source.h"
-
 namespace fettle::host {
 
-/// The small typed language of gates and `when:` (docs/reference/yaml.md): numbers (also 1.5GiB, 2M, 15%), strings, true,
-/// false, metrics written step.metric (or metric alone: of the gated step itself), step.metric.se for its standard error,
-/// vars.NAME, + - * / comparison, and or not, min max abs. Typed before anything runs. Immutable. [any thread]
+/// The small typed language of gates and `when:` (docs/reference/yaml.md): numbers (also 1.5GiB, 2M, 15%), strings,
+/// true, false, metrics written step.metric (or metric alone: of the gated step itself), step.metric.se for its
+/// standard error, vars.NAME, + - * / comparison, and or not, min max abs. Typed before anything runs. Immutable. [any
+/// thread]
 class Expression {
  public:
   using Value = std::variant<double, bool, std::string>;
@@ -36,7 +37,8 @@ class Expression {
     std::function<std::optional<Value>(std::string_view name, const SourceRange& where)> constant;
     /// The step instance meant by a step name and what stands in [...]; reports an unknown one itself.
     std::function<std::optional<std::string>(std::string_view step, const std::optional<std::string>& instance,
-                                             const SourceRange& where)> step;
+                                             const SourceRange& where)>
+        step;
   };
 
   Expression() = default;

@@ -1,24 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "fettle/result.h"
+
+#include "host/pipeline/source.h"
+
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
-#include "fettle/result.h"
-#include "host/pipeline/source.h"
-
 namespace fettle::host {
 
-/// A YAML 1.2 core value with its place: what the rest of the host sees of YAML. Keys are unique strings, in file order.
+/// A YAML 1.2 core value with its place: what the rest of the host sees of YAML. Keys are unique strings, in file
+/// order.
 struct Node {
   enum class Kind { null, scalar, list, map } kind = Kind::null;
   std::string text;     ///< of a scalar
   bool quoted = false;  ///< a quoted scalar is always a string
   SourceRange where;
-  std::vector<Node> items;                                ///< of a list
-  std::vector<std::pair<Node, Node>> entries;             ///< of a map; each key is a scalar
+  std::vector<Node> items;                     ///< of a list
+  std::vector<std::pair<Node, Node>> entries;  ///< of a map; each key is a scalar
 
   const Node* find(std::string_view key) const;
 };
@@ -29,8 +31,8 @@ struct YamlLimits {
   std::size_t max_nodes = 200'000;  ///< after alias expansion
 };
 
-/// Parses one YAML document. Duplicate keys, non-string keys, tags, merge keys, several documents, tabs in indentation and
-/// exceeded limits are errors with their place. Returns a null node if there were errors.
+/// Parses one YAML document. Duplicate keys, non-string keys, tags, merge keys, several documents, tabs in indentation
+/// and exceeded limits are errors with their place. Returns a null node if there were errors.
 Node parse_yaml(std::shared_ptr<const SourceText> source, Diagnostics& diagnostics, YamlLimits limits = {});
 
 }  // namespace fettle::host

@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "host/pipeline/expression.h"
+#include "host/pipeline/node.h"
+#include "host/pipeline/source.h"
+
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "host/pipeline/expression.h"
-#include "host/pipeline/node.h"
-#include "host/pipeline/source.h"
-
 namespace fettle::host {
 
 /// Where an artifact comes from: `prune`, `prune.mask`, `quant[gptq].model`, or a name under inputs.
 struct Reference {
-  std::string name;                 ///< a step or an input
+  std::string name;                     ///< a step or an input
   std::optional<std::string> instance;  ///< inside [...]: "2:4", "2:4,Q8_0"; never "*", which has been expanded
-  std::optional<std::string> port;  ///< the output meant; the step's first if absent
+  std::optional<std::string> port;      ///< the output meant; the step's first if absent
   SourceRange where;
   /// "quant[2:4]": the name of the input or step instance.
   std::string full_name() const { return instance ? name + "[" + *instance + "]" : name; }
@@ -67,7 +67,7 @@ struct Step {
 struct PipelineOutput {
   std::string name;
   Reference from;
-  std::string path;  ///< absolute; "{instance}" has been replaced where `from` names several
+  std::string path;             ///< absolute; "{instance}" has been replaced where `from` names several
   bool when_gates_pass = true;  ///< false: `when_gates: any`
   SourceRange where;
 };
@@ -76,8 +76,8 @@ struct PipelineOutput {
 struct Pipeline {
   std::string name;
   std::string description;
-  std::string file;       ///< absolute path
-  std::string directory;  ///< relative paths in it start here
+  std::string file;                                       ///< absolute path
+  std::string directory;                                  ///< relative paths in it start here
   std::vector<std::pair<std::string, std::string>> vars;  ///< resolved, as text
   std::vector<PipelineInput> inputs;
   std::vector<Step> steps;

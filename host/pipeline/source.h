@@ -41,8 +41,8 @@ struct Diagnostic {
   Category category = Category::invalid;
 };
 
-/// Findings are collected, so that all of them are reported at once, in order of place. The same message at the same place
-/// (as instances of a matrix step give it) is kept once.
+/// Findings are collected, so that all of them are reported at once, in order of place. The same message at the same
+/// place (as instances of a matrix step give it) is kept once.
 class Diagnostics {
  public:
   void error(SourceRange where, std::string message, std::vector<std::string> notes = {});
