@@ -1,0 +1,433 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fettle_kit/model/gguf_layout.h"
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <optional>
+#include <tuple>
+#include <utility>
+
+namespace fettle::kit {
+namespace {
+
+constexpr std::pair<std::string_view, std::string_view> kArchitectures[] = {
+    // model_type, general.architecture
+    {"llama", "llama"}, {"mistral", "llama"}, {"qwen2", "qwen2"}, {"qwen3", "qwen3"}, {"gemma3_text", "gemma3"},
+};
+
+constexpr std::pair<std::string_view, std::string_view> kGlobalNames[] = {
+    {"model.embed_tokens.weight", "token_embd.weight"},
+    {"lm_head.weight", "output.weight"},
+    {"model.norm.weight", "output_norm.weight"},
+};
+
+struct BlockName {
+  std::string_view hf, gguf, gemma;  ///< gemma: where it differs
+};
+constexpr BlockName kBlockNames[] = {
+    {"input_layernorm", "attn_norm", ""},
+    {"self_attn.q_proj", "attn_q", ""},
+    {"self_attn.k_proj", "attn_k", ""},
+    {"self_attn.v_proj", "attn_v", ""},
+    {"self_attn.o_proj", "attn_output", ""},
+    {"self_attn.q_norm", "attn_q_norm", ""},
+    {"self_attn.k_norm", "attn_k_norm", ""},
+    {"post_attention_layernorm", "ffn_norm", "post_attention_norm"},
+    {"pre_feedforward_layernorm", "", "ffn_norm"},
+    {"post_feedforward_layernorm", "", "post_ffw_norm"},
+    {"mlp.gate_proj", "ffn_gate", ""},
+    {"mlp.up_proj", "ffn_up", ""},
+    {"mlp.down_proj", "ffn_down", ""},
+};
+
+/// "model.layers.12.mlp.up_proj.weight" -> {12, "mlp.up_proj", ".weight"}; nothing if it is not of that form.
+struct LayerName {
+  std::int64_t layer;
+  std::string_view part, suffix;
+};
+std::optional<LayerName> parse_layer_name(std::string_view name) {
+  constexpr std::string_view prefix = "model.layers.";
+  if (!name.starts_with(prefix)) return std::nullopt;
+  name.remove_prefix(prefix.size());
+  std::int64_t layer = 0;
+  std::size_t digits = 0;
+  while (digits < name.size() && digits < 6 && name[digits] >= '0' && name[digits] <= '9')
+    layer = layer * 10 + (name[digits++] - '0');
+  if (digits == 0 || digits >= name.size() || name[digits] != '.' || (digits > 1 && name[0] == '0'))
+    return std::nullopt;
+  name.remove_prefix(digits + 1);
+  const std::size_t dot = name.rfind('.');
+  if (dot == std::string_view::npos) return std::nullopt;
+  return LayerName{layer, name.substr(0, dot), name.substr(dot)};
+}
+
+bool is_rotary_cache(std::string_view name) {
+  return name.ends_with(".rotary_emb.inv_freq") || name.ends_with(".attention.bias") ||
+         name.ends_with(".attention.masked_bias");
+}
+
+/// -1 for tensors outside the layers.
+std::int64_t layer_of(std::string_view gguf_name) {
+  if (!gguf_name.starts_with("blk.")) return -1;
+  std::int64_t layer = 0;
+  for (std::size_t i = 4; i < gguf_name.size() && gguf_name[i] != '.'; ++i) layer = layer * 10 + (gguf_name[i] - '0');
+  return layer;
+}
+
+const Json* find(const Json& object, const char* key) {
+  if (!object.is_object()) return nullptr;
+  const auto it = object.find(key);
+  return it == object.end() || it->is_null() ? nullptr : &*it;
+}
+std::optional<double> number(const Json& object, const char* key) {
+  const Json* value = find(object, key);
+  return value && value->is_number() ? std::optional(value->get<double>()) : std::nullopt;
+}
+std::optional<std::int64_t> integer(const Json& object, const char* key) {
+  const Json* value = find(object, key);
+  return value && value->is_number_integer() ? std::optional(value->get<std::int64_t>()) : std::nullopt;
+}
+std::string text(const Json& object, const char* key) {
+  const Json* value = find(object, key);
+  return value && value->is_string() ? value->get<std::string>() : std::string();
+}
+
+/// Rope parameters of the layers that see everything, wherever this version of transformers keeps them.
+const Json& rope_parameters(const Json& config) {
+  static const Json none = Json::object();
+  for (const char* key : {"rope_parameters", "rope_scaling"})
+    if (const Json* value = find(config, key)) {
+      const Json* full = find(*value, "full_attention");
+      return full ? *full : *value;
+    }
+  return none;
+}
+std::string rope_type(const Json& rope) {
+  const std::string type = text(rope, "rope_type");
+  return type.empty() ? text(rope, "type") : type;
+}
+
+std::int64_t head_dim_of(const Json& config, std::string_view architecture) {
+  if (const auto dim = integer(config, "head_dim")) return *dim;
+  if (architecture == "gemma3") return 256;
+  const std::int64_t heads = integer(config, "num_attention_heads").value_or(0);
+  return heads > 0 ? integer(config, "hidden_size").value_or(0) / heads : 0;
+}
+
+Status unsupported(std::string message) { return {Code::unsupported, "config.json: " + std::move(message)}; }
+
+/// What llama.cpp fixes for Gemma 3 and a config may say otherwise.
+Status check_gemma3(const Json& config) {
+  const std::int64_t head_dim = head_dim_of(config, "gemma3");
+  const auto scalar = number(config, "query_pre_attn_scalar").value_or(256);
+  const bool largest = integer(config, "num_hidden_layers") == 62;  // the 27B model scales by hidden / heads
+  const auto expected =
+      largest ? integer(config, "hidden_size").value_or(0) / integer(config, "num_attention_heads").value_or(1)
+              : head_dim;
+  if (scalar != static_cast<double>(expected))
+    return unsupported(
+        fmt::format("'query_pre_attn_scalar' is {:g}, but llama.cpp scales gemma3 by {}", scalar, expected));
+  if (const Json* types = find(config, "layer_types"); types && types->is_array())
+    for (std::size_t i = 0; i < types->size(); ++i)
+      if ((*types)[i] != ((i + 1) % 6 == 0 ? "full_attention" : "sliding_attention"))
+        return unsupported(
+            fmt::format("'layer_types' has {} at layer {}, but llama.cpp gives gemma3 full attention in "
+                        "every sixth layer and a window in the others",
+                        (*types)[i].dump(), i));
+  if (find(config, "attn_logit_softcapping"))
+    return unsupported("'attn_logit_softcapping' has no place in a gemma3 GGUF file");
+  return {};
+}
+
+/// 135M, 1.2B: at least two digits.
+std::string size_label(std::int64_t parameters) {
+  auto count = static_cast<double>(parameters);
+  constexpr std::pair<double, char> units[] = {{1e12, 'T'}, {1e9, 'B'}, {1e6, 'M'}, {1e3, 'K'}};
+  for (const auto& [unit, letter] : units) {
+    if (count <= unit && letter != 'K') continue;
+    return count / unit < 9.5 ? fmt::format("{:.1f}{}", count / unit, letter)
+                              : fmt::format("{:.0f}{}", count / unit, letter);
+  }
+  return {};
+}
+
+class MetadataList {
+ public:
+  void u32(std::string key, std::optional<std::int64_t> value) {
+    if (value) list.emplace_back(std::move(key), static_cast<std::uint32_t>(*value));
+  }
+  void i32(std::string key, std::optional<std::int64_t> value) {
+    if (value) list.emplace_back(std::move(key), static_cast<std::int32_t>(*value));
+  }
+  void f32(std::string key, std::optional<double> value) {
+    if (value) list.emplace_back(std::move(key), static_cast<float>(*value));
+  }
+  void string(std::string key, std::string value) {
+    if (!value.empty()) list.emplace_back(std::move(key), std::move(value));
+  }
+  GgufMetadata list;
+};
+
+}  // namespace
+
+Result<std::string> gguf_architecture(const Json& config) {
+  const std::string type = text(config, "model_type");
+  for (const auto& [model_type, architecture] : kArchitectures)
+    if (type == model_type) return std::string(architecture);
+  return unsupported(fmt::format(
+      "model type '{}' cannot be written as GGUF; supported are llama, mistral, qwen2, qwen3 and gemma3_text", type));
+}
+
+std::string gguf_name(std::string_view architecture, std::string_view hf_name) {
+  for (const auto& [hf, gguf] : kGlobalNames)
+    if (hf_name == hf) return std::string(gguf);
+  const auto parsed = parse_layer_name(hf_name);
+  if (!parsed || (parsed->suffix != ".weight" && parsed->suffix != ".bias")) return {};
+  for (const BlockName& name : kBlockNames) {
+    if (parsed->part != name.hf) continue;
+    const std::string_view part = architecture == "gemma3" && !name.gemma.empty() ? name.gemma : name.gguf;
+    return part.empty() ? std::string() : fmt::format("blk.{}.{}{}", parsed->layer, part, parsed->suffix);
+  }
+  return {};
+}
+
+bool gguf_reorders_rows(std::string_view architecture, std::string_view hf_name) {
+  const auto parsed = parse_layer_name(hf_name);
+  return architecture == "llama" && parsed &&
+         (parsed->part == "self_attn.q_proj" || parsed->part == "self_attn.k_proj");
+}
+
+Result<std::vector<GgufTensor>> gguf_tensors(const Json& config, const std::vector<TensorSpec>& checkpoint) {
+  FETTLE_ASSIGN(const std::string architecture, gguf_architecture(config));
+  if (architecture == "gemma3") FETTLE_TRY(check_gemma3(config));
+  const std::int64_t head_dim = head_dim_of(config, architecture);
+  std::vector<GgufTensor> tensors;
+  for (const TensorSpec& spec : checkpoint) {
+    if (is_rotary_cache(spec.name)) continue;
+    GgufTensor t{gguf_name(architecture, spec.name), spec.name, spec.shape, spec.dtype, 0, false};
+    if (t.name.empty())
+      return Status(Code::unsupported, fmt::format("tensor '{}' has no name in a GGUF file of architecture '{}'",
+                                                   spec.name, architecture));
+    if (gguf_reorders_rows(architecture, spec.name)) {
+      if (spec.shape.empty() || head_dim < 2 || head_dim % 2 != 0 || spec.shape[0] % head_dim != 0)
+        return Status(Code::corrupt_data, fmt::format("tensor '{}' has {} rows, expected whole heads of {}", spec.name,
+                                                      spec.shape.empty() ? 0 : spec.shape[0], head_dim));
+      t.head_dim = head_dim;
+    }
+    t.plus_one = architecture == "gemma3" && spec.name.ends_with("norm.weight");
+    tensors.push_back(std::move(t));
+  }
+  if (const auto factors = gguf_rope_factors(config); !factors.empty())
+    tensors.push_back({"rope_freqs.weight", "", {static_cast<std::int64_t>(factors.size())}, DType::f32, 0, false});
+  std::sort(tensors.begin(), tensors.end(), [](const GgufTensor& a, const GgufTensor& b) {
+    return std::make_tuple(layer_of(a.name), std::string_view(a.name)) <
+           std::make_tuple(layer_of(b.name), std::string_view(b.name));
+  });
+  return tensors;
+}
+
+std::vector<float> gguf_rope_factors(const Json& config) {
+  const Json& rope = rope_parameters(config);
+  if (rope_type(rope) != "llama3") return {};
+  const auto theta =
+      static_cast<float>(number(rope, "rope_theta").value_or(number(config, "rope_theta").value_or(10000)));
+  const auto factor = static_cast<float>(number(rope, "factor").value_or(8));
+  const auto low = static_cast<float>(number(rope, "low_freq_factor").value_or(1));
+  const auto high = static_cast<float>(number(rope, "high_freq_factor").value_or(4));
+  const auto original = static_cast<float>(number(rope, "original_max_position_embeddings").value_or(8192));
+  const std::int64_t head_dim = head_dim_of(config, "llama");
+  std::vector<float> factors;
+  for (std::int64_t i = 0; i < head_dim / 2; ++i) {
+    const float exponent = static_cast<float>(2 * i) / static_cast<float>(head_dim);
+    const float frequency =
+        1.0f / static_cast<float>(std::pow(static_cast<double>(theta), static_cast<double>(exponent)));
+    const float wavelength = static_cast<float>(2 * std::numbers::pi) / frequency;
+    if (wavelength < original / high) {
+      factors.push_back(1);
+    } else if (wavelength > original / low) {
+      factors.push_back(factor);
+    } else {
+      const float smooth = (original / wavelength - low) / (high - low);
+      factors.push_back(1 / ((1 - smooth) / factor + smooth));
+    }
+  }
+  return factors;
+}
+
+Result<GgufMetadata> gguf_model_metadata(const Json& config, const Json& generation, std::int64_t parameters) {
+  FETTLE_ASSIGN(const std::string architecture, gguf_architecture(config));
+  const bool gemma = architecture == "gemma3";
+  MetadataList m;
+  m.string("general.architecture", architecture);
+  m.string("general.type", "model");
+  m.i32("general.sampling.top_k", integer(generation, "top_k"));
+  m.f32("general.sampling.top_p", number(generation, "top_p"));
+  m.f32("general.sampling.min_p", number(generation, "min_p"));
+  m.f32("general.sampling.temp", number(generation, "temperature"));
+
+  // A folder of the store has no name worth keeping: what the config remembers, or kind and size.
+  std::string name = text(config, "_name_or_path");
+  while (name.ends_with('/')) name.pop_back();
+  name = name.substr(name.rfind('/') + 1);
+  m.string("general.name", name.empty() ? fmt::format("{}-{}", architecture, size_label(parameters)) : name);
+  m.string("general.size_label", size_label(parameters));
+
+  const auto key = [&](std::string_view rest) { return fmt::format("{}.{}", architecture, rest); };
+  const auto or_gemma = [&](std::optional<std::int64_t> value, std::int64_t usual) {
+    return !value && gemma ? std::optional(usual) : value;
+  };
+  m.u32(key("block_count"), integer(config, "num_hidden_layers"));
+  m.u32(key("context_length"), or_gemma(integer(config, "max_position_embeddings"), 131072));
+  m.u32(key("embedding_length"), integer(config, "hidden_size"));
+  m.u32(key("feed_forward_length"), integer(config, "intermediate_size"));
+  m.u32(key("attention.head_count"), or_gemma(integer(config, "num_attention_heads"), 8));
+  m.u32(key("attention.head_count_kv"), or_gemma(integer(config, "num_key_value_heads"), 4));
+
+  const Json& rope = rope_parameters(config);
+  const std::string type = rope_type(rope);
+  if (type == "linear" || type == "yarn") {
+    m.string(key("rope.scaling.type"), type);
+    m.f32(key("rope.scaling.factor"), number(rope, "factor"));
+    if (type == "yarn") {
+      m.u32(key("rope.scaling.original_context_length"), integer(rope, "original_max_position_embeddings"));
+      m.f32(key("rope.scaling.yarn_ext_factor"), number(rope, "extrapolation_factor"));
+      const auto attention = number(rope, "attention_factor");
+      m.f32(key("rope.scaling.yarn_attn_factor"), attention ? attention : number(rope, "attn_factor"));
+      m.f32(key("rope.scaling.yarn_beta_fast"), number(rope, "beta_fast"));
+      m.f32(key("rope.scaling.yarn_beta_slow"), number(rope, "beta_slow"));
+    }
+  } else if (!type.empty() && type != "default" && type != "dynamic" && type != "llama3") {
+    return unsupported(fmt::format("rope type '{}' cannot be written as GGUF", type));
+  }
+  auto theta = number(rope, "rope_theta");
+  if (!theta) theta = number(config, "rope_theta");
+  m.f32(key("rope.freq_base"), !theta && gemma ? std::optional(1e6) : theta);
+  if (gemma) {
+    auto local = number(config, "rope_local_base_freq");
+    const Json* all = find(config, "rope_parameters");
+    if (const Json* sliding = all ? find(*all, "sliding_attention") : nullptr; sliding && !local)
+      local = number(*sliding, "rope_theta");
+    m.f32(key("rope.freq_base_swa"), local);
+  }
+  const auto epsilon = number(config, "rms_norm_eps");
+  m.f32(key("attention.layer_norm_rms_epsilon"), epsilon.value_or(1e-6));
+  const auto dim = or_gemma(integer(config, "head_dim"), 256);
+  m.u32(key("attention.key_length"), dim);
+  m.u32(key("attention.value_length"), dim);
+  if (gemma) {
+    m.f32(key("final_logit_softcapping"), number(config, "final_logit_softcapping"));
+    m.u32(key("attention.sliding_window"), integer(config, "sliding_window"));
+  }
+  if (architecture == "llama") {
+    m.u32("llama.vocab_size", integer(config, "vocab_size"));
+    m.u32("llama.rope.dimension_count", head_dim_of(config, architecture));
+  }
+  return std::move(m.list);
+}
+
+Result<Json> config_from_gguf(const GgufReader& file) {
+  const std::string architecture = file.text("general.architecture");
+  const auto fail = [&](const std::string& problem) {
+    return Status(Code::unsupported, fmt::format("{}: {}", file.path(), problem));
+  };
+  const auto known = std::find_if(std::begin(kArchitectures), std::end(kArchitectures),
+                                  [&](const auto& row) { return row.second == architecture; });
+  if (known == std::end(kArchitectures))
+    return fail(
+        fmt::format("architecture '{}' is not supported; supported are llama, qwen2, qwen3 and gemma3", architecture));
+  const bool gemma = architecture == "gemma3";
+  const auto key = [&](std::string_view rest) { return fmt::format("{}.{}", architecture, rest); };
+  const TensorView* embedding = file.tensor("token_embd.weight");
+  if (!embedding || embedding->shape.size() != 2) return fail("tensor 'token_embd.weight' is missing or no matrix");
+
+  Json config;
+  config["architectures"] = Json::array({architecture == "llama"   ? "LlamaForCausalLM"
+                                         : architecture == "qwen2" ? "Qwen2ForCausalLM"
+                                         : architecture == "qwen3" ? "Qwen3ForCausalLM"
+                                                                   : "Gemma3ForCausalLM"});
+  config["model_type"] = std::string(known->first);
+  struct Size {
+    const char *hf, *gguf;
+  };
+  constexpr Size sizes[] = {{"num_hidden_layers", "block_count"},
+                            {"max_position_embeddings", "context_length"},
+                            {"hidden_size", "embedding_length"},
+                            {"intermediate_size", "feed_forward_length"},
+                            {"num_attention_heads", "attention.head_count"}};
+  for (const auto& [hf, gguf] : sizes) {
+    const std::int64_t value = file.integer(key(gguf), 0);
+    if (value <= 0) return fail(fmt::format("key '{}' is missing or not a positive number", key(gguf)));
+    config[hf] = value;
+  }
+  const auto heads = config["num_attention_heads"].get<std::int64_t>();
+  config["num_key_value_heads"] = file.integer(key("attention.head_count_kv"), heads);
+  const std::int64_t head_dim =
+      file.integer(key("attention.key_length"), config["hidden_size"].get<std::int64_t>() / heads);
+  config["head_dim"] = head_dim;
+  config["vocab_size"] = embedding->rows();
+  config["rms_norm_eps"] = file.real(key("attention.layer_norm_rms_epsilon"), 1e-6);
+  config["tie_word_embeddings"] = file.tensor("output.weight") == nullptr;
+  if (architecture == "llama") {
+    config["attention_bias"] = file.tensor("blk.0.attn_q.bias") != nullptr;
+    config["mlp_bias"] = file.tensor("blk.0.ffn_up.bias") != nullptr;
+  }
+  const double theta = file.real(key("rope.freq_base"), 10000);
+  config["rope_theta"] = theta;
+  if (gemma) {
+    config["rope_local_base_freq"] = file.real(key("rope.freq_base_swa"), 10000);
+    config["query_pre_attn_scalar"] =
+        file.integer(key("block_count"), 0) == 62 ? config["hidden_size"].get<std::int64_t>() / heads : head_dim;
+    config["final_logit_softcapping"] = nullptr;
+    config["attn_logit_softcapping"] = nullptr;
+    if (const double cap = file.real(key("final_logit_softcapping"), 0); cap > 0)
+      config["final_logit_softcapping"] = cap;
+    config["sliding_window"] = file.integer(key("attention.sliding_window"), 4096);
+    config["sliding_window_pattern"] = file.integer(key("attention.sliding_window_pattern"), 6);
+  }
+
+  const std::string scaling = file.text(key("rope.scaling.type"), "none");
+  if (scaling == "linear" || scaling == "yarn") {
+    Json rope{{"rope_type", scaling}, {"factor", file.real(key("rope.scaling.factor"), 1)}};
+    if (scaling == "yarn") {
+      rope["original_max_position_embeddings"] = file.integer(key("rope.scaling.original_context_length"), 0);
+      for (const char* name : {"beta_fast", "beta_slow"})
+        if (const double value = file.real(key(fmt::format("rope.scaling.yarn_{}", name)), 0); value > 0)
+          rope[name] = value;
+    }
+    config["rope_scaling"] = rope;
+  } else if (scaling != "none") {
+    return fail(fmt::format("rope scaling '{}' is not supported", scaling));
+  }
+  if (const TensorView* factors = file.tensor("rope_freqs.weight")) {
+    // The file holds only the factors. Llama 3 models differ in `factor` and the original context; try those in use.
+    if (factors->dtype != DType::f32 || factors->elements() != head_dim / 2)
+      return fail("tensor 'rope_freqs.weight' is not f32 with half a head's width");
+    std::vector<float> stored(static_cast<std::size_t>(head_dim / 2));
+    info(DType::f32).to_f32(factors->bytes.data(), stored.data(), stored.size());
+    const float factor = *std::max_element(stored.begin(), stored.end());
+    bool found = false;
+    for (std::int64_t original = 64; original <= (1 << 24) && !found; original *= 2) {
+      config["rope_scaling"] = {{"rope_type", "llama3"},
+                                {"factor", factor},
+                                {"low_freq_factor", 1.0},
+                                {"high_freq_factor", 4.0},
+                                {"original_max_position_embeddings", original}};
+      const auto tried = gguf_rope_factors(config);
+      found = std::equal(tried.begin(), tried.end(), stored.begin(),
+                         [](float a, float b) { return std::fabs(a - b) <= 1e-4f * b; });
+    }
+    if (!found) return fail("tensor 'rope_freqs.weight' does not hold the factors of Llama 3 rope scaling");
+  }
+  config["bos_token_id"] = nullptr;
+  config["eos_token_id"] = nullptr;
+  for (const char* name : {"bos", "eos"})
+    if (const auto id = file.integer(fmt::format("tokenizer.ggml.{}_token_id", name), -1); id >= 0)
+      config[fmt::format("{}_token_id", name)] = id;
+  return config;
+}
+
+}  // namespace fettle::kit

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "fettle/result.h"
+#include "fettle_kit/io/gguf.h"
+#include "fettle_kit/io/json.h"
+#include "fettle_kit/io/safetensors.h"
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace fettle::kit {
+
+/// How a Hugging Face checkpoint lies in a GGUF file: names, order of rows, metadata; for Llama (and Mistral), Qwen2,
+/// Qwen3 and Gemma 3. Both ways, without the weights. The weights of other families are refused by name.
+
+/// general.architecture for a config.json: "llama", "qwen2", "qwen3" or "gemma3".
+Result<std::string> gguf_architecture(const Json& config);
+
+/// The GGUF name of a tensor of a checkpoint, "" if GGUF has none for it.
+std::string gguf_name(std::string_view architecture, std::string_view hf_name);
+
+/// The rows of q_proj and k_proj (weight and bias) are stored in another order: inside each head of D rows, row k of
+/// the GGUF file is row (k % 2) * D/2 + k / 2 of the checkpoint, so that rope turns neighbours. Llama only.
+bool gguf_reorders_rows(std::string_view architecture, std::string_view hf_name);
+inline std::int64_t gguf_source_row(std::int64_t row, std::int64_t head_dim) {
+  const std::int64_t k = row % head_dim;
+  return row - k + (k % 2) * (head_dim / 2) + k / 2;
+}
+
+/// One tensor of the GGUF file and where it comes from.
+struct GgufTensor {
+  std::string name;
+  std::string hf_name;              ///< "" for rope_freqs.weight, which is computed
+  std::vector<std::int64_t> shape;  ///< row-major
+  DType source = DType::f32;        ///< how the checkpoint stores it
+  std::int64_t head_dim = 0;        ///< not 0: rows go through gguf_source_row
+  bool plus_one = false;            ///< Gemma's norms, which GGUF stores as what they multiply by
+};
+
+/// All tensors of the file in the order of llama.cpp's quantizer: those without a layer first, then layer by layer,
+/// by name. Rotary caches are left out; any other tensor without a GGUF name is an error that names it.
+Result<std::vector<GgufTensor>> gguf_tensors(const Json& config, const std::vector<TensorSpec>& checkpoint);
+
+/// The factors of Llama 3 rope scaling, [head_dim / 2]; empty if the config has none.
+std::vector<float> gguf_rope_factors(const Json& config);
+
+/// general.* and {architecture}.* as the converter writes them, without general.file_type and
+/// general.quantization_version. `generation` is generation_config.json or null; `parameters` gives the size label.
+Result<GgufMetadata> gguf_model_metadata(const Json& config, const Json& generation, std::int64_t parameters);
+
+/// tokenizer.* from the tokenizer files of a checkpoint folder. `pre` overrides the name of the pre-tokenizer, which is
+/// otherwise told by its split patterns; patterns that llama.cpp does not know are an error.
+Result<GgufMetadata> gguf_tokenizer_metadata(const std::string& folder, const Json& config, const std::string& pre);
+
+/// A config.json for the model in a GGUF file.
+Result<Json> config_from_gguf(const GgufReader& file);
+
+/// A tokenizer.json for the vocabulary in a GGUF file, so that kit/text can read it.
+Result<Json> tokenizer_from_gguf(const GgufReader& file);
+
+}  // namespace fettle::kit

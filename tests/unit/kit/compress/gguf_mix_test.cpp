@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fettle_kit/compress/gguf_mix.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <string>
+#include <vector>
+
+namespace fettle::kit {
+namespace {
+
+std::vector<GgufMixTensor> llama(int layers, std::int64_t cols, bool tied = false) {
+  std::vector<GgufMixTensor> tensors;
+  if (!tied) tensors.push_back({"output.weight", "lm_head.weight", {1024, cols}, DType::bf16});
+  tensors.push_back({"output_norm.weight", "", {cols}, DType::bf16});
+  tensors.push_back({"token_embd.weight", "model.embed_tokens.weight", {1024, cols}, DType::bf16});
+  for (int i = 0; i < layers; ++i) {
+    const std::string blk = "blk." + std::to_string(i) + ".";
+    for (const char* part : {"attn_k", "attn_output", "attn_q", "attn_v", "ffn_down", "ffn_gate", "ffn_up"})
+      tensors.push_back({blk + part + ".weight", "", {cols, cols}, DType::bf16});
+    tensors.push_back({blk + "attn_norm.weight", "", {cols}, DType::bf16});
+  }
+  return tensors;
+}
+
+std::map<std::string, GgufMixChoice> chosen(std::string_view type, const std::vector<GgufMixTensor>& tensors,
+                                            int layers, const GgufMixOptions& options = {}, std::int64_t kv_heads = 4,
+                                            bool importance = false) {
+  const auto choices =
+      choose_gguf_types(*find_gguf_file_type(type), {"llama", layers, 8, kv_heads, importance}, tensors, options);
+  std::map<std::string, GgufMixChoice> out;
+  EXPECT_TRUE(choices.ok()) << choices.error().message();
+  for (std::size_t i = 0; i < tensors.size(); ++i) out[tensors[i].name] = (*choices)[i];
+  return out;
+}
+
+/// The types of one role, layer by layer, with the digit of each: "6446" for q6_k, q4_k, q4_k, q6_k.
+std::string by_layer(std::string_view type, const std::string& role, int layers, std::int64_t kv_heads = 4,
+                     bool importance = false) {
+  const auto types = chosen(type, llama(layers, 256), layers, {}, kv_heads, importance);
+  std::string out;
+  for (int i = 0; i < layers; ++i)
+    out += info(types.at("blk." + std::to_string(i) + "." + role + ".weight").type).name[1];
+  return out;
+}
+
+TEST(GgufFileTypes, AreFoundInAnyCaseAndByAlias) {
+  EXPECT_EQ(find_gguf_file_type("q4_k_m")->id, 15);
+  EXPECT_EQ(find_gguf_file_type("Q4_K")->name, "Q4_K_M");
+  EXPECT_EQ(find_gguf_file_type("bf16")->type, DType::bf16);
+  EXPECT_EQ(find_gguf_file_type("Q7_K"), nullptr);
+}
+
+struct MixCase {
+  const char *name, *type, *role;
+  int layers;
+  std::int64_t kv_heads;
+  const char* expected;
+};
+
+class GgufMixRule : public ::testing::TestWithParam<MixCase> {};
+
+TEST_P(GgufMixRule, ChoosesByLayer) {
+  const auto& c = GetParam();
+  EXPECT_EQ(by_layer(c.type, c.role, c.layers, c.kv_heads), c.expected);
+}
+
+INSTANTIATE_TEST_SUITE_P(Rows, GgufMixRule,
+                         ::testing::Values(MixCase{"q4_k_m_v", "Q4_K_M", "attn_v", 16, 4, "6644644644644666"},
+                                           MixCase{"q4_k_m_down", "Q4_K_M", "ffn_down", 8, 4, "64464466"},
+                                           MixCase{"q5_k_m_down", "Q5_K_M", "ffn_down", 8, 4, "65565566"},
+                                           MixCase{"q4_k_m_others", "Q4_K_M", "attn_q", 4, 4, "4444"},
+                                           MixCase{"q4_k_s_v", "Q4_K_S", "attn_v", 6, 4, "555544"},
+                                           MixCase{"q4_k_s_down", "Q4_K_S", "ffn_down", 8, 4, "54444444"},
+                                           MixCase{"q3_k_m_v", "Q3_K_M", "attn_v", 4, 4, "5544"},
+                                           MixCase{"q3_k_l_output", "Q3_K_L", "attn_output", 2, 4, "55"},
+                                           MixCase{"q2_k_v_without_grouped_heads", "Q2_K", "attn_v", 2, 4, "33"},
+                                           MixCase{"q2_k_v_with_grouped_heads", "Q2_K", "attn_v", 2, 2, "44"},
+                                           MixCase{"q6_k_down", "Q6_K", "ffn_down", 2, 4, "66"}),
+                         [](const auto& row) { return row.param.name; });
+
+TEST(GgufMix, HeadIsQ6KUnlessTheFileIsQ80) {
+  EXPECT_EQ(chosen("Q4_0", llama(1, 256), 1)["output.weight"].type, DType::q6_k);
+  EXPECT_EQ(chosen("Q8_0", llama(1, 256), 1)["output.weight"].type, DType::q8_0);
+  EXPECT_EQ(chosen("Q4_K_M", llama(1, 256, true), 1)["token_embd.weight"].type, DType::q6_k);
+  EXPECT_EQ(chosen("Q4_K_M", llama(1, 256), 1)["token_embd.weight"].type, DType::q4_k);
+}
+
+TEST(GgufMix, NormsStayF32) {
+  for (const char* type : {"F16", "Q8_0", "Q4_K_M"}) {
+    EXPECT_EQ(chosen(type, llama(1, 256), 1)["output_norm.weight"].type, DType::f32);
+    EXPECT_EQ(chosen(type, llama(1, 256), 1)["blk.0.attn_norm.weight"].type, DType::f32);
+  }
+}
+
+TEST(GgufMix, RowsThatDoNotFitFallBackAndSayWhatWasWanted) {
+  const auto types = chosen("Q4_K_M", llama(1, 96), 1);
+  EXPECT_EQ(types.at("blk.0.attn_q.weight").type, DType::q5_0);
+  EXPECT_EQ(types.at("blk.0.attn_q.weight").wanted, DType::q4_k);
+  EXPECT_EQ(types.at("output.weight").type, DType::q8_0);
+  EXPECT_EQ(types.at("output.weight").wanted, std::nullopt);
+  EXPECT_EQ(chosen("Q6_K", llama(1, 96), 1).at("blk.0.attn_q.weight").type, DType::q8_0);
+  EXPECT_EQ(chosen("Q4_K_M", llama(1, 100), 1).at("blk.0.attn_q.weight").type, DType::f16);
+  EXPECT_EQ(chosen("Q8_0", llama(1, 100), 1).at("blk.0.attn_q.weight").type, DType::f16);
+}
+
+TEST(GgufMix, FirstMatchingOverrideWinsByEitherName) {
+  const GgufMixOptions options{
+      {{"*.attn_q.*", DType::q8_0}, {"*attn_*", DType::f16}, {"model.embed*", DType::bf16}}, {}, {}, false};
+  const auto types = chosen("Q4_K_M", llama(1, 256), 1, options);
+  EXPECT_EQ(types.at("blk.0.attn_q.weight").type, DType::q8_0);
+  EXPECT_EQ(types.at("blk.0.attn_k.weight").type, DType::f16);
+  EXPECT_EQ(types.at("token_embd.weight").type, DType::bf16);
+}
+
+TEST(GgufMix, OverriddenTensorsDoNotCount) {
+  const auto tensors = llama(8, 256);
+  const auto types = chosen("Q4_K_M", tensors, 8, {{{"blk.0.ffn_down.*", DType::q4_0}}, {}, {}, false});
+  EXPECT_EQ(types.at("blk.1.ffn_down.weight").type, DType::q6_k);  // met first, so it counts as layer 0
+}
+
+TEST(GgufMix, OutputAndEmbeddingTypes) {
+  const auto types = chosen("Q4_K_M", llama(1, 256), 1, {{}, DType::q8_0, DType::q5_k, false});
+  EXPECT_EQ(types.at("output.weight").type, DType::q8_0);
+  EXPECT_EQ(types.at("token_embd.weight").type, DType::q5_k);
+  EXPECT_EQ(chosen("Q4_K_M", llama(1, 256, true), 1, {{}, DType::q8_0, {}, false}).at("token_embd.weight").type,
+            DType::q8_0);
+  EXPECT_EQ(chosen("Q4_K_M", llama(1, 256), 1, {{}, {}, {}, true}).at("output.weight").type, DType::bf16);
+}
+
+TEST(GgufMix, ImportanceMakesQ40SpendQ41OnTheFirstLayers) {
+  const auto tensors = llama(8, 256);
+  EXPECT_EQ(chosen("Q4_0", tensors, 8, {}, 4, true).at("blk.0.ffn_down.weight").type, DType::q4_1);
+  EXPECT_EQ(chosen("Q4_0", tensors, 8, {}, 4, false).at("blk.0.ffn_down.weight").type, DType::q4_0);
+}
+
+TEST(GgufMix, Q2KSDemandsImportance) {
+  const auto tensors = llama(1, 256);
+  const auto choices = choose_gguf_types(*find_gguf_file_type("Q2_K_S"), {"llama", 1, 8, 4, false}, tensors, {});
+  ASSERT_FALSE(choices.ok());
+  EXPECT_EQ(choices.error().message(),
+            "type Q2_K_S needs an importance matrix; connect the port 'imatrix', or take Q2_K");
+}
+
+}  // namespace
+}  // namespace fettle::kit
