@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fettle_kit/model/weights.h"
+
+#include "fettle_kit/io/checkpoint.h"
+#include "fettle_kit/tensor/dtype.h"
+
+#include <fmt/format.h>
+
+#include <optional>
+#include <utility>
+
+namespace fettle::kit {
+namespace {
+
+std::string shown(const std::vector<std::int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+
+}  // namespace
+
+/// The open file or files, and where in them a Hugging Face name is found.
+struct Weights::Source {
+  std::string path;
+  ModelConfig config;
+  std::optional<Checkpoint> checkpoint;
+
+  const TensorView* find(const std::string& name) const { return checkpoint->find(name); }
+  std::uint64_t bytes() const {
+    std::uint64_t total = 0;
+    for (const TensorView* tensor : checkpoint->tensors()) total += tensor->bytes.size();
+    return total;
+  }
+};
+
+Result<Weights> Weights::open(const std::string& path) {
+  auto source = std::make_shared<Source>();
+  source->path = path;
+  FETTLE_ASSIGN(auto checkpoint, Checkpoint::open(path));
+  FETTLE_ASSIGN(source->config, read_model_config(checkpoint.config(), path + "/config.json"));
+  source->checkpoint = std::move(checkpoint);
+  return Weights(std::move(source));
+}
+
+const ModelConfig& Weights::config() const { return source_->config; }
+bool Weights::from_gguf() const { return false; }
+std::uint64_t Weights::bytes() const { return source_->bytes(); }
+
+Result<const TensorView*> Weights::find(const std::string& name, std::vector<std::int64_t> shape) const {
+  const TensorView* tensor = source_->find(name);
+  if (!tensor) return Status(Code::corrupt_data, fmt::format("{}: tensor '{}' is missing", source_->path, name));
+  if (tensor->shape != shape)
+    return Status(Code::corrupt_data, fmt::format("{}: tensor '{}' has shape {}, but config.json asks for {}",
+                                                  source_->path, name, shown(tensor->shape), shown(shape)));
+  if (!is_float(tensor->dtype) && info(tensor->dtype).block_elems == 1)
+    return Status(Code::unsupported, fmt::format("{}: tensor '{}' is of type {}, which does not hold weights",
+                                                 source_->path, name, info(tensor->dtype).name));
+  if (!info(tensor->dtype).to_f32)
+    return Status(Code::unsupported, fmt::format("{}: tensor '{}' is of type {}, which cannot be read yet",
+                                                 source_->path, name, info(tensor->dtype).name));
+  return tensor;
+}
+
+Result<StoredMatrix> Weights::matrix(const std::string& name, std::int64_t rows, std::int64_t cols) const {
+  FETTLE_ASSIGN(const TensorView* tensor, find(name, {rows, cols}));
+  return StoredMatrix{tensor->bytes.data(), tensor->dtype, rows, cols};
+}
+
+Result<std::vector<float>> Weights::vector(const std::string& name, std::int64_t size) const {
+  FETTLE_ASSIGN(const TensorView* tensor, find(name, {size}));
+  std::vector<float> values(static_cast<std::size_t>(size));
+  info(tensor->dtype).to_f32(tensor->bytes.data(), values.data(), values.size());
+  return values;
+}
+
+Result<std::vector<float>> Weights::norm(const std::string& name, std::int64_t size) const {
+  FETTLE_ASSIGN(auto values, vector(name, size));
+  if (config().family->unit_offset)
+    for (float& value : values) value += 1.0f;
+  return values;
+}
+
+Result<Linear> Weights::linear(const std::string& name, std::int64_t out, std::int64_t in, bool bias,
+                               std::int64_t heads) const {
+  (void)heads;
+  Linear linear;
+  FETTLE_ASSIGN(linear.weight, matrix(name + ".weight", out, in));
+  if (bias) {
+    FETTLE_ASSIGN(linear.bias, vector(name + ".bias", out));
+  }
+  return linear;
+}
+
+Result<StoredMatrix> Weights::embedding() const {
+  return matrix("model.embed_tokens.weight", config().vocab, config().hidden);
+}
+
+Result<StoredMatrix> Weights::head() const {
+  if (config().tied) return embedding();
+  auto head = matrix("lm_head.weight", config().vocab, config().hidden);
+  if (!source_->find("lm_head.weight"))
+    return Status(head.error().code(), head.error().message() +
+                                           "; if the head is the embedding, config.json must say "
+                                           "'tie_word_embeddings': true");
+  return head;
+}
+
+Result<std::vector<float>> Weights::final_norm() const { return norm("model.norm.weight", config().hidden); }
+
+Result<BlockWeights> Weights::block(std::int64_t layer) const {
+  const ModelConfig& c = config();
+  const std::string prefix = fmt::format("model.layers.{}.", layer);
+  const std::string attention = prefix + "self_attn.", mlp = prefix + "mlp.";
+  const std::int64_t width = c.heads * c.head_dim, kv_width = c.kv_heads * c.head_dim;
+  BlockWeights b;
+  FETTLE_ASSIGN(b.q, linear(attention + "q_proj", width, c.hidden, c.qkv_bias, c.heads));
+  FETTLE_ASSIGN(b.k, linear(attention + "k_proj", kv_width, c.hidden, c.qkv_bias, c.kv_heads));
+  FETTLE_ASSIGN(b.v, linear(attention + "v_proj", kv_width, c.hidden, c.qkv_bias));
+  FETTLE_ASSIGN(b.o, linear(attention + "o_proj", c.hidden, width, c.output_bias));
+  FETTLE_ASSIGN(b.gate, linear(mlp + "gate_proj", c.intermediate, c.hidden, c.mlp_bias));
+  FETTLE_ASSIGN(b.up, linear(mlp + "up_proj", c.intermediate, c.hidden, c.mlp_bias));
+  FETTLE_ASSIGN(b.down, linear(mlp + "down_proj", c.hidden, c.intermediate, c.mlp_bias));
+  FETTLE_ASSIGN(b.attention_norm, norm(prefix + "input_layernorm.weight", c.hidden));
+  if (c.family->sandwich_norms) {
+    FETTLE_ASSIGN(b.post_attention_norm, norm(prefix + "post_attention_layernorm.weight", c.hidden));
+    FETTLE_ASSIGN(b.mlp_norm, norm(prefix + "pre_feedforward_layernorm.weight", c.hidden));
+    FETTLE_ASSIGN(b.post_mlp_norm, norm(prefix + "post_feedforward_layernorm.weight", c.hidden));
+  } else {
+    FETTLE_ASSIGN(b.mlp_norm, norm(prefix + "post_attention_layernorm.weight", c.hidden));
+  }
+  if (c.family->qk_norm) {
+    FETTLE_ASSIGN(b.q_norm, norm(attention + "q_norm.weight", c.head_dim));
+    FETTLE_ASSIGN(b.k_norm, norm(attention + "k_norm.weight", c.head_dim));
+  }
+  return b;
+}
+
+}  // namespace fettle::kit
