@@ -34,6 +34,11 @@ std::vector<std::string> characters_of_line(const std::string& text, int number)
     else
       characters.emplace_back(1, static_cast<unsigned char>(text[i]) < 0x20 || text[i] == 0x7F ? ' ' : text[i]);
   }
+  for (std::string& c : characters) {  // what is not UTF-8 shows as U+FFFD
+    const auto lead = static_cast<unsigned char>(c[0]);
+    const std::size_t length = lead < 0x80 ? 1 : lead < 0xC2 || lead > 0xF4 ? 0 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+    if (c.size() != length) c = "\xEF\xBF\xBD";
+  }
   return characters;
 }
 

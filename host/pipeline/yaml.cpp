@@ -133,7 +133,10 @@ class Builder final : public YAML::EventHandler {
   }
   void OnMapEnd() override { close(); }
 
-  bool empty() const { return !placed_; }
+  /// The innermost list or map that has begun and not ended.
+  std::optional<SourceRange> open_place() const {
+    return frames_.empty() ? std::nullopt : std::optional(frames_.back().node.where);
+  }
 
  private:
   struct Frame {
@@ -165,10 +168,12 @@ class Builder final : public YAML::EventHandler {
     return next == std::string::npos ? at : next;
   }
 
+  /// Bytes of the quoted scalar at `at` with its quotes. yaml-cpp takes the end of the file for a closing quote; we do
+  /// not.
   std::size_t quoted_bytes(std::size_t at) const {
     const std::string& text = lines_.text();
     const char quote = text[at];
-    for (std::size_t i = at + 1; i < text.size() && text[i] != '\n'; ++i) {
+    for (std::size_t i = at + 1; i < text.size(); ++i) {
       if (quote == '"' && text[i] == '\\') {
         ++i;
       } else if (text[i] == quote) {
@@ -178,7 +183,7 @@ class Builder final : public YAML::EventHandler {
           return i + 1 - at;
       }
     }
-    return 1;
+    throw Refused{lines_.range(at, 1), "not valid YAML: quotes that are never closed", {}};
   }
 
   void count(std::size_t nodes, const SourceRange& where) {
@@ -221,7 +226,6 @@ class Builder final : public YAML::EventHandler {
   }
 
   void put(Node node) {
-    placed_ = true;
     if (frames_.empty()) {
       root = std::move(node);
       return;
@@ -265,7 +269,6 @@ class Builder final : public YAML::EventHandler {
   std::vector<Frame> frames_;
   std::unordered_map<YAML::anchor_t, Anchored> anchors_;
   std::size_t nodes_ = 0;
-  bool placed_ = false;
 };
 
 /// Notices whether a second document follows.
@@ -362,7 +365,17 @@ Node parse_yaml(std::shared_ptr<const SourceText> source, Diagnostics& diagnosti
   } catch (const Second::Found& second) {
     found.error(at(second.mark), "a second document; a pipeline file holds one");
   } catch (const YAML::Exception& e) {
-    found.error(at(e.mark), "not valid YAML: " + reason(e.msg));
+    Diagnostic d;
+    d.where = at(e.mark);
+    d.message = "not valid YAML: " + reason(e.msg);
+    if (e.msg.find("flow not found") != std::string::npos && builder.open_place()) {
+      d.related.emplace_back(*builder.open_place(), "it was opened here");
+      const std::size_t offset = lines.offset(e.mark.line, e.mark.column);
+      const std::string& text = lines.text();
+      if (offset > 0 && offset < text.size() && text[offset] == '[' && text[offset - 1] != ' ')
+        d.notes.emplace_back("inside {} and [] a name with an instance needs quotes: \"quant[*]\"");
+    }
+    found.add(std::move(d));
   } catch (const std::exception& e) {
     found.error({source, 0, 0, 1}, fmt::format("not valid YAML: {}", e.what()));
   }

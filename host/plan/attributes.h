@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <string>
-
 #include "host/store/store.h"
+
+#include <string>
 
 namespace fettle::host {
 

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "host/pipeline/pipeline.h"
+#include "host/plugin/registry.h"
+#include "host/store/store.h"
+
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
-
-#include "host/pipeline/pipeline.h"
-#include "host/plugin/registry.h"
-#include "host/store/store.h"
 
 namespace fettle::host {
 
@@ -20,7 +20,7 @@ struct ParamValue {
   std::uint32_t shape = FETTLE_SCALAR;
   std::int64_t integer = 0;
   double real = 0;
-  std::string text;  ///< string or absolute path
+  std::string text;            ///< string or absolute path
   std::string content_digest;  ///< of a path: "sha256:...", what enters the key instead of the name
   std::string key;             ///< of a map item
   std::vector<ParamValue> items;
@@ -37,7 +37,7 @@ class ParamSet {
 
  private:
   std::vector<ParamValue> values_;
-  std::vector<fettle_value> c_values_;                        // views into values_
+  std::vector<fettle_value> c_values_;  // views into values_
   std::vector<std::unique_ptr<std::vector<fettle_value>>> nested_;
 };
 
@@ -63,13 +63,14 @@ struct PlannedStep {
   const Step* step = nullptr;            ///< in Plan::pipeline
   const Technique* technique = nullptr;  ///< in the registry
   ParamSet params;
-  std::vector<Feed> feeds;               ///< in the order of the technique's ports
-  std::vector<std::size_t> waits_for;    ///< steps that must finish first: feeds, after, metrics of when and gates; sorted
+  std::vector<Feed> feeds;  ///< in the order of the technique's ports
+  std::vector<std::size_t>
+      waits_for;  ///< steps that must finish first: feeds, after, metrics of when and gates; sorted
   std::vector<std::pair<std::string, Attributes>> output_attributes;  ///< foretold, by port
   StepEstimate estimate;
   CacheState cache = CacheState::unknown;
-  std::string key;                       ///< "" while unknown
-  std::optional<Record> record;          ///< of a hit
+  std::string key;               ///< "" while unknown
+  std::optional<Record> record;  ///< of a hit
 };
 
 struct PlannedInput {
@@ -106,18 +107,18 @@ struct PlanLimits {
 };
 
 /// Binds names to techniques, checks ports, parameters, attributes, services and cycles, orders the steps, hashes the
-/// inputs, asks for estimates and looks up the cache. All findings at once in `diagnostics`; nothing is computed or written
-/// but the store's memory of input hashes. `store` may be null: then nothing is a hit.
+/// inputs, asks for estimates and looks up the cache. All findings at once in `diagnostics`; nothing is computed or
+/// written but the store's memory of input hashes. `store` may be null: then nothing is a hit.
 Plan make_plan(std::shared_ptr<const Pipeline> pipeline, const Catalogue& catalogue, const Store* store,
                Diagnostics& diagnostics, const PlanLimits& limits = {});
 Plan make_plan(std::shared_ptr<const Pipeline> pipeline, const Registry& registry, const Store* store,
                Diagnostics& diagnostics, const PlanLimits& limits = {});
 
-/// The cache key of a step once the digests of all its inputs are known: SHA-256 over canonical JSON of technique id and
-/// epoch, plugin digest, parameters after defaults, input digests by port, seed and numerics class. `text` is that JSON.
-/// Step names, paths, thread counts, memory and executors are not in it.
+/// The cache key of a step once the digests of all its inputs are known: SHA-256 over canonical JSON of technique id
+/// and epoch, plugin digest, parameters after defaults, input digests by port, seed and numerics class. `text` is that
+/// JSON. Step names, paths, thread counts, memory and executors are not in it.
 struct StepKey {
-  std::string key;   ///< 64 hex digits
+  std::string key;  ///< 64 hex digits
   std::string text;
 };
 StepKey step_key(const Technique& technique, const ParamSet& params,
