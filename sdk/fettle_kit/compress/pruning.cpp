@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fettle_kit/compress/pruning.h"
+
+#include "fettle_kit/compress/targets.h"
+
+#include <fmt/format.h>
+#include <tbb/blocked_range.h>
+#include <tbb/parallel_for.h>
+
+#include <cmath>
+#include <cstring>
+
+namespace fettle::kit {
+
+Status check_prune_params(const PruneParams& p) {
+  if (p.share.has_value() == p.pattern.has_value())
+    return {Code::invalid_argument, "give one of 'share' and 'pattern', for example share: 0.5 or pattern: \"2:4\"",
+            p.share ? "pattern" : "share"};
+  if (p.pattern && !p.shares.empty())
+    return {Code::invalid_argument, "'shares' goes with 'share'; 'pattern' fixes the share of every matrix", "shares"};
+  if (p.pattern) FETTLE_TRY(parse_n_of_m(*p.pattern));
+  return {};
+}
+
+std::string sparsity_text(const PruneParams& p) {
+  return p.pattern ? *p.pattern : fmt::format("{}", p.share.value_or(0));
+}
+
+Result<std::vector<PruneTarget>> choose_matrices(const Checkpoint& model, const PruneParams& p) {
+  SparsityTarget sparsity;
+  sparsity.group = p.group == "row" ? Group::row : Group::matrix;
+  if (p.pattern) {
+    FETTLE_ASSIGN(sparsity.pattern, parse_n_of_m(*p.pattern));
+  }
+  std::vector<std::string> share_globs;
+  for (const auto& [glob, share] : p.shares) share_globs.push_back(glob);
+
+  std::vector<PruneTarget> chosen;
+  for (const TensorView* t : model.tensors()) {
+    if (first_match(p.targets, t->name) < 0 || first_match(p.ignore, t->name) >= 0) continue;
+    if (t->shape.size() != 2 || !is_float(t->dtype))
+      return Status(
+          Code::invalid_argument,
+          fmt::format("tensor '{}' is {} with {} dimensions; only matrices of plain floats can be pruned: narrow "
+                      "'targets' or put it into 'ignore'",
+                      t->name, info(t->dtype).name, t->shape.size()),
+          "targets");
+    if (sparsity.pattern && t->cols() % sparsity.pattern->m != 0)
+      return Status(
+          Code::invalid_argument,
+          fmt::format("tensor '{}' has rows of {} weights, which groups of {} do not divide; put it into 'ignore' "
+                      "or choose another pattern",
+                      t->name, t->cols(), sparsity.pattern->m),
+          "pattern");
+    const int special = first_match(share_globs, t->name);
+    sparsity.share = special >= 0 ? p.shares[static_cast<std::size_t>(special)].second : p.share.value_or(0);
+    chosen.push_back({t, sparsity});
+  }
+  if (chosen.empty())
+    return Status(Code::invalid_argument,
+                  fmt::format("no tensor of the model matches 'targets'; its names look like '{}'",
+                              model.tensors().empty() ? "" : model.tensors().back()->name),
+                  "targets");
+  return chosen;
+}
+
+Mask mask_of(ConstMatrix scores, const SparsityTarget& target) {
+  return target.pattern ? prune_n_of_m(scores, *target.pattern) : prune_share(scores, target.share, target.group);
+}
+
+bool all_numbers(ConstMatrix weights) {
+  for (std::int64_t i = 0; i < weights.rows; ++i)
+    for (const float w : weights.row(i))
+      if (std::isnan(w)) return false;
+  return true;
+}
+
+void zero_pruned(const Mask& mask, std::span<std::byte> rows, std::size_t element) {
+  tbb::parallel_for(tbb::blocked_range<std::int64_t>(0, mask.rows(), 64), [&](const auto& range) {
+    for (std::int64_t i = range.begin(); i < range.end(); ++i)
+      for (std::int64_t j = 0; j < mask.cols(); ++j)
+        if (!mask.kept(i, j))
+          std::memset(rows.data() + static_cast<std::size_t>(i * mask.cols() + j) * element, 0, element);
+  });
+}
+
+}  // namespace fettle::kit

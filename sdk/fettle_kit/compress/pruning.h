@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "fettle/result.h"
+#include "fettle/technique.h"
+#include "fettle_kit/compress/mask.h"
+#include "fettle_kit/io/checkpoint.h"
+
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace fettle::kit {
+
+/// What every unstructured pruning technique asks the user; the base of their parameter structs.
+struct PruneParams {
+  std::optional<double> share;
+  std::optional<std::string> pattern;
+  std::string group = "matrix";
+  std::vector<std::string> targets{"*.layers.*_proj.weight"};
+  std::vector<std::string> ignore;
+  std::vector<std::pair<std::string, double>> shares;
+};
+
+/// Declares them. `Params` derives from PruneParams.
+template <class Params>
+Description<Params>& with_prune_params(Description<Params>& description) {
+  const auto own = []<class T>(T PruneParams::*member) { return static_cast<T Params::*>(member); };
+  return description
+      .param("share", own(&PruneParams::share), "share of the weights to zero; this or 'pattern'", in_range(0, 1))
+      .param("pattern", own(&PruneParams::pattern),
+             "N:M, for example 2:4: keep N of every M weights along the input dimension")
+      .param("group", own(&PruneParams::group), "weights that compete with one another, for 'share'",
+             one_of({"matrix", "row"}))
+      .param("targets", own(&PruneParams::targets), "names of the matrices to prune; '*' matches anything")
+      .param("ignore", own(&PruneParams::ignore), "names to leave alone, even if 'targets' matches them")
+      .param("shares", own(&PruneParams::shares), "another share for the matrices that match; the first match counts",
+             in_range(0, 1));
+}
+
+/// What can be wrong with the parameters alone.
+Status check_prune_params(const PruneParams& params);
+/// "2:4" or "0.5": the attribute `sparsity` of the result.
+std::string sparsity_text(const PruneParams& params);
+
+/// How much of one matrix goes: a share of each group, or N of every M.
+struct SparsityTarget {
+  double share = 0.5;
+  Group group = Group::matrix;
+  std::optional<NofM> pattern;  ///< overrides share and group
+};
+
+struct PruneTarget {
+  const TensorView* tensor = nullptr;
+  SparsityTarget sparsity;
+};
+
+/// The matrices to prune and how much of each, in the order of the checkpoint's tensors. Everything about shapes and
+/// types that could fail later is checked here, before anything is written.
+Result<std::vector<PruneTarget>> choose_matrices(const Checkpoint& model, const PruneParams& params);
+
+/// The lowest scores of each group go. scores [rows, cols] >= 0, not NaN.
+Mask mask_of(ConstMatrix scores, const SparsityTarget& target);
+
+/// False if any weight is NaN: it has no rank among the others.
+bool all_numbers(ConstMatrix weights);
+
+/// Zeroes the bytes of the pruned weights in rows stored with `element` bytes each; the kept ones stay bit for bit.
+void zero_pruned(const Mask& mask, std::span<std::byte> rows, std::size_t element);
+
+}  // namespace fettle::kit
