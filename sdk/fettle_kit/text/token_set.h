@@ -1,21 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "fettle/result.h"
+
 #include <cstdint>
 #include <span>
 #include <string>
 #include <vector>
 
-#include "fettle/result.h"
-
 namespace fettle::kit {
 
 /// The content of a "tokens" artifact: `sequences` rows of `length` token ids, cut from text. On disk a folder with
-/// tokens.safetensors: tensor "ids" [sequences, length] i32, metadata "tokenizer" (its digest) and "bos" ("true" if each
-/// row starts with BOS). Immutable. [any thread]
+/// tokens.safetensors: tensor "ids" [sequences, length] i32, metadata "tokenizer" (its digest) and "bos" ("true" if
+/// each row starts with BOS). Immutable. [any thread]
 class TokenSet {
  public:
+  /// ids: row after row, a whole number of rows of `length` > 0.
   TokenSet(std::vector<std::int32_t> ids, std::int64_t length, std::string tokenizer_digest, bool bos);
+  /// corrupt_data if the file is not as described above, or holds a negative id.
   static Result<TokenSet> open(const std::string& folder);
   Status save(const std::string& folder) const;
 
@@ -35,8 +37,10 @@ class TokenSet {
   bool bos_ = false;
 };
 
-/// The concatenated UTF-8 text of a "text" artifact: a folder of files (and links to files), taken in name order, or a
-/// single file; .txt and anything else as it is, .jsonl by its "text" fields, .xz and .gz refused with the remedy.
+/// The text of a "text" artifact: a single file, or a folder whose files (and links to files, and folders in it) are
+/// taken in the order of their names, hidden ones left out; .jsonl by its "text" fields, with a blank line between
+/// records, anything else as it is, .xz, .gz, .zst and .bz2 refused with the remedy. A line end comes between files
+/// where the first lacks one. Whether it is UTF-8 is not checked. [any thread]
 Result<std::string> read_text(const std::string& path);
 
 }  // namespace fettle::kit
