@@ -93,18 +93,19 @@ void Decoder::block(MutMatrix x, std::int64_t layer, const Batch& batch, const P
 }
 
 void Decoder::block(MutMatrix x, std::int64_t layer, const BlockWeights& weights, const Batch& batch,
-                    const Positions& positions, KvCache* cache) const {
-  attend(x, layer, weights, batch, positions, cache);
-  mlp(x, weights);
+                    const Positions& positions, KvCache* cache, const BlockObserver& observer) const {
+  attend(x, layer, weights, batch, positions, cache, observer);
+  mlp(x, weights, observer);
 }
 
 void Decoder::attend(MutMatrix x, std::int64_t layer, const BlockWeights& w, const Batch& batch,
-                     const Positions& positions, KvCache* cache) const {
+                     const Positions& positions, KvCache* cache, const BlockObserver& observer) const {
   const ModelConfig& c = config();
   const std::int64_t width = c.heads * c.head_dim, kv_width = c.kv_heads * c.head_dim;
   Rows h(x.rows, c.hidden), q(x.rows, width), k(x.rows, kv_width), v(x.rows, kv_width);
 
   rms_norm(h, x, w.attention_norm, c.norm_eps);
+  if (observer) observer(Site::attention_in, h);
   apply(w.q, q, h);
   apply(w.k, k, h);
   apply(w.v, v, h);
@@ -133,18 +134,21 @@ void Decoder::attend(MutMatrix x, std::int64_t layer, const BlockWeights& w, con
       attention(of(all_mixed), of(all_q), of(all_k), of(all_v), shape, 0);
     }
   }
+  if (observer) observer(Site::attention_out, mixed);
   apply(w.o, h, mixed);
   if (!w.post_attention_norm.empty()) rms_norm(h, h, w.post_attention_norm, c.norm_eps);
   add(x, h);
 }
 
-void Decoder::mlp(MutMatrix x, const BlockWeights& w) const {
+void Decoder::mlp(MutMatrix x, const BlockWeights& w, const BlockObserver& observer) const {
   const ModelConfig& c = config();
   Rows h(x.rows, c.hidden), gate(x.rows, c.intermediate), up(x.rows, c.intermediate);
   rms_norm(h, x, w.mlp_norm, c.norm_eps);
+  if (observer) observer(Site::mlp_in, h);
   apply(w.gate, gate, h);
   apply(w.up, up, h);
   gated_activation(gate, up, c.activation);
+  if (observer) observer(Site::mlp_hidden, gate);
   apply(w.down, h, gate);
   if (!w.post_mlp_norm.empty()) rms_norm(h, h, w.post_mlp_norm, c.norm_eps);
   add(x, h);

@@ -47,6 +47,17 @@ struct Batch {
   std::int64_t rows() const { return sequences * length; }
 };
 
+/// The four distinct inputs of a block's linears. Linears that share an input share what is measured on it.
+enum class Site {
+  attention_in,   ///< of q, k and v
+  attention_out,  ///< of o
+  mlp_in,         ///< of gate and up
+  mlp_hidden,     ///< of down
+};
+
+/// Sees the input of a site, [rows of the batch, width of the site], before its linears run.
+using BlockObserver = std::function<void(Site, ConstMatrix)>;
+
 /// The forward pass of a decoder in f32. A row of any result depends on its own sequence's earlier tokens alone, never
 /// on the batch around it, the number of threads, or whether the earlier tokens came through a cache: same bits. Runs
 /// on the TBB arena of the caller. Immutable. [any thread]
@@ -71,9 +82,10 @@ class Decoder {
   /// those of the batch are taken from it and these are added.
   void block(MutMatrix x, std::int64_t layer, const Batch& batch, const Positions& positions,
              KvCache* cache = nullptr) const;
-  /// As above with other weights than the file's (while a technique changes them).
+  /// As above with other weights than the file's (while a technique changes them); `observer`, if any, sees the inputs of
+  /// the linears in the order of Site.
   void block(MutMatrix x, std::int64_t layer, const BlockWeights& weights, const Batch& batch,
-             const Positions& positions, KvCache* cache = nullptr) const;
+             const Positions& positions, KvCache* cache = nullptr, const BlockObserver& observer = {}) const;
   /// x in place by the final norm.
   void final_norm(MutMatrix x) const;
   /// logits [n, vocab] from rows that went through final_norm.
@@ -92,8 +104,8 @@ class Decoder {
  private:
   explicit Decoder(Weights weights) : weights_(std::move(weights)) {}
   void attend(MutMatrix x, std::int64_t layer, const BlockWeights& weights, const Batch& batch,
-              const Positions& positions, KvCache* cache) const;
-  void mlp(MutMatrix x, const BlockWeights& weights) const;
+              const Positions& positions, KvCache* cache, const BlockObserver& observer) const;
+  void mlp(MutMatrix x, const BlockWeights& weights, const BlockObserver& observer) const;
 
   Weights weights_;
   StoredMatrix embedding_, head_;
