@@ -1,18 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/nn/activation.h"
 
-#include <tbb/parallel_for.h>
+#include "fettle_kit/kernels/kernels.h"
 
-#include <cmath>
+#include <tbb/parallel_for.h>
 
 namespace fettle::kit {
 namespace {
-
-float silu(float x) { return x / (1.0f + std::exp(-x)); }
-float gelu_tanh(float x) {
-  constexpr float root_2_over_pi = 0.797884560802865f;
-  return 0.5f * x * (1.0f + std::tanh(root_2_over_pi * (x + 0.044715f * x * x * x)));
-}
 
 /// Calls change(row, i) for every row i of x.
 template <class Change>
@@ -23,31 +17,26 @@ void each_row(MutMatrix x, const Change& change) {
 }  // namespace
 
 void gated_activation(MutMatrix gate, ConstMatrix up, Activation activation) {
-  each_row(gate, [&](std::span<float> g, std::int64_t i) {
-    const float* u = up.row(i).data();
-    if (activation == Activation::silu)
-      for (std::size_t j = 0; j < g.size(); ++j) g[j] = silu(g[j]) * u[j];
-    else
-      for (std::size_t j = 0; j < g.size(); ++j) g[j] = gelu_tanh(g[j]) * u[j];
-  });
+  const auto multiply = activation == Activation::silu ? kernels().silu_mul : kernels().gelu_mul;
+  each_row(gate, [&](std::span<float> g, std::int64_t i) { multiply(g.data(), g.data(), up.row(i).data(), g.size()); });
 }
 
 void add(MutMatrix x, ConstMatrix y) {
   each_row(x, [&](std::span<float> row, std::int64_t i) {
-    const float* other = y.row(i).data();
-    for (std::size_t j = 0; j < row.size(); ++j) row[j] += other[j];
+    kernels().add(row.data(), row.data(), y.row(i).data(), row.size());
   });
 }
 
 void add_bias(MutMatrix x, std::span<const float> bias) {
-  each_row(x, [&](std::span<float> row, std::int64_t) {
-    for (std::size_t j = 0; j < row.size(); ++j) row[j] += bias[j];
-  });
+  each_row(x,
+           [&](std::span<float> row, std::int64_t) { kernels().add(row.data(), row.data(), bias.data(), row.size()); });
 }
 
 void softcap(MutMatrix x, float cap) {
   each_row(x, [&](std::span<float> row, std::int64_t) {
-    for (float& value : row) value = cap * std::tanh(value / cap);
+    kernels().scale(row.data(), 1 / cap, row.data(), row.size());
+    kernels().tanh(row.data(), row.data(), row.size());
+    kernels().scale(row.data(), cap, row.data(), row.size());
   });
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/nn/rope.h"
 
+#include "fettle_kit/kernels/kernels.h"
+
 #include <tbb/parallel_for.h>
 
 #include <cmath>
@@ -23,17 +25,13 @@ RopeTable rope_table(std::span<const float> frequencies, float magnitude, std::i
 }
 
 void rotate_heads(MutMatrix x, const RopeTable& table, std::int64_t positions) {
-  const std::int64_t half = table.pairs;
+  const auto pairs = static_cast<std::size_t>(table.pairs);
   tbb::parallel_for(std::int64_t{0}, x.rows, [&](std::int64_t r) {
-    const float* cos = table.cos.data() + (r % positions) * half;
-    const float* sin = table.sin.data() + (r % positions) * half;
-    for (float* head = x.row(r).data(); head != x.row(r).data() + x.cols; head += 2 * half) {
-      for (std::int64_t i = 0; i < half; ++i) {
-        const float a = head[i], b = head[i + half];
-        head[i] = a * cos[i] - b * sin[i];
-        head[i + half] = b * cos[i] + a * sin[i];
-      }
-    }
+    const std::int64_t at = r % positions * table.pairs;
+    const std::span<float> row = x.row(r);
+    for (std::size_t head = 0; head < row.size(); head += 2 * pairs)
+      kernels().rotate(&row[head], &table.cos[static_cast<std::size_t>(at)], &table.sin[static_cast<std::size_t>(at)],
+                       pairs);
   });
 }
 

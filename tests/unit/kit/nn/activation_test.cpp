@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/nn/activation.h"
 
+#include "fettle_kit/nn/reference.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -22,6 +24,18 @@ TEST(GatedActivation, TanhGeluTimesUp) {
   std::vector<float> gate{0, 1, -1, 10}, up{5, 2, 2, 1};
   gated_activation(MutMatrix(gate.data(), 2, 2), ConstMatrix(up.data(), 2, 2), Activation::gelu_tanh);
   EXPECT_THAT(gate, Pointwise(FloatNear(1e-6f), {0.f, 2 * 0.84119199f, -2 * 0.15880801f, 10.f}));
+}
+
+TEST(GatedActivation, AgreesWithTheReference) {
+  for (const Activation activation : {Activation::silu, Activation::gelu_tanh}) {
+    std::vector<float> fast, up;
+    for (int i = 0; i < 3 * 77; ++i)
+      fast.push_back(static_cast<float>(i) / 10 - 12), up.push_back(static_cast<float>(i % 5) - 2);
+    std::vector<float> plain = fast;
+    gated_activation(MutMatrix(fast.data(), 3, 77), ConstMatrix(up.data(), 3, 77), activation);
+    reference::gated_activation(MutMatrix(plain.data(), 3, 77), ConstMatrix(up.data(), 3, 77), activation);
+    EXPECT_THAT(fast, Pointwise(FloatNear(2e-6f), plain));
+  }
 }
 
 TEST(AddBias, AddsTheSameVectorToEveryRow) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/nn/attention.h"
 
+#include "fettle_kit/nn/reference.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -62,6 +64,17 @@ TEST(Attention, WindowOfOneSeesItselfOnly) {
   const auto out = attended(s, {2, 1, 4, 0.5f, 0, 1});
   for (std::size_t t = 0; t < 5; ++t)
     for (std::size_t j = 0; j < 8; ++j) EXPECT_EQ(out[t * 8 + j], s.v[t * 4 + j % 4]);
+}
+
+TEST(Attention, AgreesWithTheReference) {
+  for (const AttentionShape& shape : {AttentionShape{6, 2, 24, 0.2f, 0, 0}, AttentionShape{4, 4, 64, 0.125f, 5, 0},
+                                      AttentionShape{4, 1, 10, 0.3f, 0, 33}}) {
+    const Sequence s = random_sequence(200, shape.heads, shape.kv_heads, shape.head_dim);
+    std::vector<float> expected(s.q.size());
+    reference::attention(MutMatrix(expected.data(), s.length, s.heads * s.dim), s.queries(), s.keys(), s.values(),
+                         shape, 0);
+    EXPECT_THAT(attended(s, shape), testing::Pointwise(testing::FloatNear(2e-6f), expected));
+  }
 }
 
 TEST(Attention, CachedKeysGiveTheSameBitsAsTheWholeSequence) {

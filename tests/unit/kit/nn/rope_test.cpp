@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/nn/rope.h"
 
+#include "fettle_kit/nn/reference.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -37,6 +39,16 @@ TEST(Rope, MagnitudeScalesBothTables) {
   const RopeTable table = rope_table(std::vector<float>{0.5f}, 2, 1, 1);
   EXPECT_FLOAT_EQ(table.cos[0], 2 * std::cos(0.5f));
   EXPECT_FLOAT_EQ(table.sin[0], 2 * std::sin(0.5f));
+}
+
+TEST(Rope, AgreesWithTheReference) {
+  const RopeTable table = rope_table(std::vector<float>{1, 0.5f, 0.1f, 0.01f, 0.001f}, 1.2f, 3, 7);
+  std::vector<float> fast;
+  for (int i = 0; i < 14 * 30; ++i) fast.push_back(static_cast<float>(i * 37 % 101) / 50 - 1);
+  std::vector<float> plain = fast;
+  rotate_heads(MutMatrix(fast.data(), 14, 30), table, 7);
+  reference::rotate_heads(MutMatrix(plain.data(), 14, 30), table, 7);
+  EXPECT_THAT(fast, Pointwise(FloatNear(1e-6f), plain));
 }
 
 }  // namespace
