@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/compress/gguf_mix.h"
 
-#include <fmt/format.h>
-#include <fnmatch.h>
+#include "fettle_kit/compress/targets.h"
 
 #include <algorithm>
 
@@ -158,9 +157,7 @@ Result<std::vector<GgufMixChoice>> choose_gguf_types(const GgufFileType& file, c
     if (t.name == "token_embd.weight") type = options.embedding_type;
     for (std::size_t i = 0; !type && i < options.overrides.size(); ++i) {
       const auto& [glob, wanted] = options.overrides[i];
-      const auto matches = [&](const std::string& name) {
-        return !name.empty() && fnmatch(glob.c_str(), name.c_str(), 0) == 0;
-      };
+      const auto matches = [&](const std::string& name) { return !name.empty() && glob_match(glob, name); };
       if (matches(t.name) || matches(t.other_name)) type = wanted;
     }
     if (!type && info(file.type).block_elems == 1) type = file.type;

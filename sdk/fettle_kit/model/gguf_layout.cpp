@@ -118,6 +118,12 @@ std::int64_t head_dim_of(const Json& config, std::string_view architecture) {
   return heads > 0 ? integer(config, "hidden_size").value_or(0) / heads : 0;
 }
 
+/// The head is the embedding: a copy of it that some checkpoints store is never used.
+bool is_tied(const Json& config, std::string_view architecture) {
+  const Json* tied = find(config, "tie_word_embeddings");
+  return tied && tied->is_boolean() ? tied->get<bool>() : architecture == "gemma3";
+}
+
 Status unsupported(std::string message) { return {Code::unsupported, "config.json: " + std::move(message)}; }
 
 /// What llama.cpp fixes for Gemma 3 and a config may say otherwise.
@@ -207,7 +213,7 @@ Result<std::vector<GgufTensor>> gguf_tensors(const Json& config, const std::vect
   const std::int64_t head_dim = head_dim_of(config, architecture);
   std::vector<GgufTensor> tensors;
   for (const TensorSpec& spec : checkpoint) {
-    if (is_rotary_cache(spec.name)) continue;
+    if (is_rotary_cache(spec.name) || (spec.name == "lm_head.weight" && is_tied(config, architecture))) continue;
     GgufTensor t{gguf_name(architecture, spec.name), spec.name, spec.shape, spec.dtype, 0, false};
     if (t.name.empty())
       return Status(Code::unsupported, fmt::format("tensor '{}' has no name in a GGUF file of architecture '{}'",

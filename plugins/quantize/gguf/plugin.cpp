@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fettle/plugin.h"
+
+#include "fettle_kit/compress/gguf_mix.h"
+#include "fettle_kit/io/checkpoint.h"
+
+#include "export.h"
+#include "importance.h"
+
+#include <fmt/format.h>
+
+namespace {
+
+using fettle::Code;
+using fettle::Status;
+using namespace fettle::kit;
+using namespace quantize_gguf;
+
+class QuantizeGguf {
+ public:
+  struct Params {
+    std::string type = "Q4_K_M";
+    std::vector<std::pair<std::string, std::string>> overrides;
+    std::optional<std::string> output_type, embedding_type, pre;
+    bool keep_output = false;
+    std::vector<std::pair<std::string, std::string>> metadata;
+    std::string nan = "error";
+  };
+
+  static fettle::Description<Params> describe() {
+    return fettle::Description<Params>("quantize.gguf", "Write a GGUF file for llama.cpp and its kin.")
+        .epoch(1)
+        .version("1.0")
+        .reference("docs/reference/gguf.md; byte-identical to llama.cpp's quantizer on x86-64")
+        .input("model", "model", "a Hugging Face checkpoint with plain weights",
+               "layout=hf; weights=f32|f16|bf16|mixed")
+        .optional_input("imatrix", "stats",
+                        "how much each input column matters: an importance matrix in llama.cpp's GGUF form")
+        .output("model", "model", "one file, model.gguf")
+        .param("type", &Params::type, "type of the file by llama.cpp's name, for example Q4_K_M, Q8_0 or BF16")
+        .param("overrides", &Params::overrides,
+               "another type for tensors by name, GGUF's or the checkpoint's; '*' matches anything, the first match "
+               "counts")
+        .param("output_type", &Params::output_type, "type of the output matrix")
+        .param("embedding_type", &Params::embedding_type, "type of the token embedding")
+        .param("keep_output", &Params::keep_output, "leave the output matrix as it is in the checkpoint")
+        .param("metadata", &Params::metadata, "metadata keys to set, for example general.name")
+        .param("pre", &Params::pre,
+               "llama.cpp's name of the pre-tokenizer, where it cannot be told from tokenizer.json")
+        .param("nan", &Params::nan, "what NaN and infinite weights are: an error, or kept (as 0 in block types)",
+               fettle::one_of({"error", "keep"}));
+  }
+
+  static Status validate(const Params& p) {
+    auto options = options_of(p);
+    return options ? Status() : std::move(options).error();
+  }
+
+  static Status estimate(const Params& p, const fettle::Inputs& in, fettle::Estimate& e) {
+    FETTLE_ASSIGN(const Options options, options_of(p));
+    const fettle::Input model = in.at("model");
+    const double bytes = expected_bytes(model, options, in.find("imatrix").has_value());
+    e.memory(192e6)
+        .disk(bytes)
+        .like("model", model)
+        .attribute("model", "layout", "gguf")
+        .attribute("model", "weights", fmt::format("gguf.{}", options.file->name))
+        .attribute("model", "bytes", fmt::format("{:.0f}", bytes));
+    return {};
+  }
+
+  static Status run(const Params& p, fettle::Context& context) {
+    FETTLE_ASSIGN(const Options options, options_of(p));
+    FETTLE_ASSIGN(const Checkpoint model, Checkpoint::open(context.inputs.at("model").path()));
+    std::optional<Importance> importance;
+    if (const auto port = context.inputs.find("imatrix")) {
+      FETTLE_ASSIGN(importance, Importance::open(port->path()));
+    }
+    FETTLE_ASSIGN(const Plan plan, plan_export(model, options, importance ? &*importance : nullptr));
+    for (const std::string& warning : plan.warnings) context.warn(warning);
+    const Progress progress{[&](std::uint64_t done, std::uint64_t total) { context.progress("weights", done, total); },
+                            [&] { return context.cancelled(); }};
+    FETTLE_ASSIGN(const auto notes,
+                  write_file(context.output("model") + "/model.gguf", model, plan, options, progress));
+    for (const std::string& note : notes) context.warn(note);
+    report(plan, context);
+    return {};
+  }
+
+ private:
+  static fettle::Result<DType> tensor_type(const std::string& name, const char* parameter) {
+    std::string lower = name;
+    for (char& c : lower)
+      if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+    const DTypeInfo* type = find_dtype_by_name(lower);
+    const bool plain = type && (type->dtype == DType::f32 || type->dtype == DType::f16 || type->dtype == DType::bf16);
+    if (type && (plain || (type->block_elems > 1 && type->from_f32 != nullptr))) return type->dtype;
+    std::vector<std::string> known{"f32", "f16", "bf16"};
+    for (const DTypeInfo& t : all_dtypes())
+      if (t.block_elems > 1 && t.from_f32 != nullptr) known.emplace_back(t.name);
+    return Status(Code::invalid_argument,
+                  fmt::format("unknown tensor type '{}'; known are {}", name, fmt::join(known, ", ")), parameter);
+  }
+
+  static fettle::Result<Options> options_of(const Params& p) {
+    Options options;
+    options.file = find_gguf_file_type(p.type);
+    if (options.file == nullptr) {
+      std::vector<std::string_view> known;
+      for (const GgufFileType& type : gguf_file_types()) known.push_back(type.name);
+      return Status(Code::invalid_argument,
+                    fmt::format("unknown type '{}'; known are {}", p.type, fmt::join(known, ", ")), "type");
+    }
+    for (const auto& [glob, name] : p.overrides) {
+      FETTLE_ASSIGN(const DType type, tensor_type(name, "overrides"));
+      options.mix.overrides.emplace_back(glob, type);
+    }
+    if (p.output_type) {
+      FETTLE_ASSIGN(options.mix.output_type, tensor_type(*p.output_type, "output_type"));
+    }
+    if (p.embedding_type) {
+      FETTLE_ASSIGN(options.mix.embedding_type, tensor_type(*p.embedding_type, "embedding_type"));
+    }
+    if (p.keep_output && p.output_type)
+      return Status(Code::invalid_argument, "give one of 'keep_output' and 'output_type'", "keep_output");
+    options.mix.keep_output = p.keep_output;
+    options.pre = p.pre.value_or("");
+    options.metadata = p.metadata;
+    options.keep_nan = p.nan == "keep";
+    return options;
+  }
+
+  /// The size of the file from what is known of the model: its matrices through the same rules as in run().
+  static double expected_bytes(const fettle::Input& model, const Options& options, bool importance) {
+    const auto size = [&](const char* key) { return static_cast<std::int64_t>(model.number(key)); };
+    const std::int64_t layers = size("layers"), hidden = size("hidden"), ffn = size("ffn"), heads = size("heads"),
+                       kv_heads = size("kv_heads"), vocab = size("vocab");
+    const double tokenizer = static_cast<double>(vocab) * 32;
+    if (layers <= 0 || hidden <= 0 || ffn <= 0 || heads <= 0 || kv_heads <= 0 || vocab <= 0)
+      return model.number("bytes") * static_cast<double>(info(options.file->type).block_bytes) /
+                 static_cast<double>(info(options.file->type).block_elems) / 2 +
+             tokenizer;
+    std::vector<GgufMixTensor> tensors;
+    const auto add = [&](const std::string& name, std::int64_t rows, std::int64_t cols) {
+      tensors.push_back({name, "", {rows, cols}, DType::bf16});
+    };
+    if (model.attribute("tied") != "true") add("output.weight", vocab, hidden);
+    add("token_embd.weight", vocab, hidden);
+    const std::int64_t kv = hidden / heads * kv_heads;
+    for (std::int64_t i = 0; i < layers; ++i) {
+      const std::string blk = fmt::format("blk.{}.", i);
+      add(blk + "attn_k.weight", kv, hidden);
+      add(blk + "attn_output.weight", hidden, hidden);
+      add(blk + "attn_q.weight", hidden, hidden);
+      add(blk + "attn_v.weight", kv, hidden);
+      add(blk + "ffn_down.weight", hidden, ffn);
+      add(blk + "ffn_gate.weight", ffn, hidden);
+      add(blk + "ffn_up.weight", ffn, hidden);
+    }
+    const auto choices = choose_gguf_types(
+        *options.file, {std::string(model.attribute("architecture")), layers, heads, kv_heads, importance}, tensors,
+        options.mix);
+    if (!choices) return model.number("bytes");
+    double total = tokenizer;
+    for (std::size_t i = 0; i < tensors.size(); ++i)
+      total += static_cast<double>(
+          bytes_of((*choices)[i].type, static_cast<std::uint64_t>(tensors[i].shape[0] * tensors[i].shape[1])));
+    return total;
+  }
+
+  static void report(const Plan& plan, fettle::Context& context) {
+    double bytes = 0, source_bytes = 0, weights = 0;
+    std::map<std::string, int> by_type;
+    for (const PlannedTensor& t : plan.tensors) {
+      double elements = 1;
+      for (const std::int64_t n : t.layout.shape) elements *= static_cast<double>(n);
+      weights += elements;
+      bytes += static_cast<double>(bytes_of(t.choice.type, static_cast<std::uint64_t>(elements)));
+      if (t.source != nullptr) source_bytes += static_cast<double>(t.source->bytes.size());
+      ++by_type[fmt::format("tensors_{}", info(t.choice.type).name)];
+    }
+    context.metric("bytes", bytes, "bytes");
+    context.metric("bits_per_weight", bytes * 8 / weights, "bits");
+    context.metric("size_ratio", bytes / source_bytes);
+    for (const auto& [name, count] : by_type) context.metric(name.c_str(), count, "tensors");
+  }
+};
+
+}  // namespace
+
+FETTLE_PLUGIN("fettle-quantize-gguf", "0.1.0", "Fettle", "Apache-2.0", QuantizeGguf)

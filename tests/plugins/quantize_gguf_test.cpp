@@ -1,0 +1,418 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fettle_kit/compress/gguf_blocks.h"
+#include "fettle_kit/io/checkpoint.h"
+#include "fettle_kit/io/gguf.h"
+#include "fettle_kit/model/gguf_layout.h"
+#include "fettle_kit/tensor/block_codec.h"
+
+#include "plugins/harness.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <random>
+
+namespace fettle::test {
+namespace {
+
+using namespace fettle::kit;
+
+/// A Llama checkpoint with random weights and a byte-level tokenizer, as small as the case allows.
+struct Sample {
+  std::int64_t hidden = 256, ffn = 512, heads = 4, kv_heads = 2, layers = 2, vocab = 300;
+  bool tied = true;
+  DType dtype = DType::bf16;
+  std::string model_type = "llama";
+  float poison = 0;  ///< not 0: element 5 of layer 1's v_proj
+
+  std::string write() const;
+};
+
+std::vector<TensorSpec> specs_of(const Sample& s) {
+  const std::int64_t kv = s.hidden / s.heads * s.kv_heads;
+  std::vector<TensorSpec> specs{{"model.embed_tokens.weight", s.dtype, {s.vocab, s.hidden}},
+                                {"model.norm.weight", s.dtype, {s.hidden}}};
+  if (!s.tied) specs.push_back({"lm_head.weight", s.dtype, {s.vocab, s.hidden}});
+  for (std::int64_t i = 0; i < s.layers; ++i) {
+    const std::string p = fmt::format("model.layers.{}.", i);
+    specs.push_back({p + "input_layernorm.weight", s.dtype, {s.hidden}});
+    specs.push_back({p + "post_attention_layernorm.weight", s.dtype, {s.hidden}});
+    specs.push_back({p + "self_attn.q_proj.weight", s.dtype, {s.hidden, s.hidden}});
+    specs.push_back({p + "self_attn.k_proj.weight", s.dtype, {kv, s.hidden}});
+    specs.push_back({p + "self_attn.v_proj.weight", s.dtype, {kv, s.hidden}});
+    specs.push_back({p + "self_attn.o_proj.weight", s.dtype, {s.hidden, s.hidden}});
+    specs.push_back({p + "mlp.gate_proj.weight", s.dtype, {s.ffn, s.hidden}});
+    specs.push_back({p + "mlp.up_proj.weight", s.dtype, {s.ffn, s.hidden}});
+    specs.push_back({p + "mlp.down_proj.weight", s.dtype, {s.hidden, s.ffn}});
+  }
+  return specs;
+}
+
+Json tokenizer_json(std::int64_t vocab, const std::string& split) {
+  Json entries = Json::object();
+  for (std::int64_t i = 0; i < vocab - 2; ++i) entries[fmt::format("t{}", i)] = i;
+  Json pre{{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}};
+  if (!split.empty())
+    pre = {{"type", "Split"}, {"pattern", {{"Regex", split}}}, {"behavior", "Isolated"}, {"invert", false}};
+  return Json{
+      {"version", "1.0"},
+      {"added_tokens", Json::array({{{"id", vocab - 2}, {"content", "<|begin|>"}, {"special", true}}})},
+      {"normalizer", nullptr},
+      {"pre_tokenizer", pre},
+      {"post_processor", nullptr},
+      {"decoder", {{"type", "ByteLevel"}}},
+      {"model", {{"type", "BPE"}, {"vocab", entries}, {"merges", Json::array({"t 0", Json::array({"t", "1"})})}}}};
+}
+
+std::string Sample::write() const {
+  const std::string folder = temporary_folder();
+  std::mt19937 random(7);
+  std::normal_distribution<float> normal(0, 0.05f);
+  const TensorSource source = [&](const TensorSpec& spec, const TensorSink& sink) -> Status {
+    std::size_t n = 1;
+    for (const std::int64_t d : spec.shape) n *= static_cast<std::size_t>(d);
+    std::vector<float> values(n);
+    for (float& v : values) v = normal(random);
+    if (poison != 0 && spec.name == "model.layers.1.self_attn.v_proj.weight")
+      values[static_cast<std::size_t>(hidden) + 5] = poison;
+    std::vector<std::byte> bytes(bytes_of(spec.dtype, n));
+    info(spec.dtype).from_f32(values.data(), bytes.data(), n);
+    return sink(bytes);
+  };
+  const Json config{{"architectures", Json::array({"LlamaForCausalLM"})},
+                    {"model_type", model_type},
+                    {"hidden_size", hidden},
+                    {"intermediate_size", ffn},
+                    {"num_hidden_layers", layers},
+                    {"num_attention_heads", heads},
+                    {"num_key_value_heads", kv_heads},
+                    {"vocab_size", vocab},
+                    {"max_position_embeddings", 128},
+                    {"rms_norm_eps", 1e-5},
+                    {"rope_theta", 10000.0},
+                    {"tie_word_embeddings", tied},
+                    {"bos_token_id", vocab - 2}};
+  const Status written = write_checkpoint(folder, config, specs_of(*this), source, "");
+  EXPECT_TRUE(written.ok()) << written.message();
+  std::ofstream(folder + "/tokenizer.json") << tokenizer_json(vocab, "").dump();
+  return folder;
+}
+
+Step quantize(const std::string& model) {
+  return Step("quantize_gguf", "quantize.gguf").input("model", "model", model, {{"layout", "hf"}});
+}
+
+std::string slurp(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+std::string file_of(const StepResult& r) { return r.outputs.at("model") + "/model.gguf"; }
+
+std::vector<float> f32_of(const TensorView& t) {
+  std::vector<float> out(static_cast<std::size_t>(t.elements()));
+  info(t.dtype).to_f32(t.bytes.data(), out.data(), out.size());
+  return out;
+}
+
+TEST(QuantizeGguf, WritesOneFileWithTensorsInTheOrderOfLlamaCpp) {
+  const StepResult r = quantize(Sample{.layers = 11, .tied = false}.write()).run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  const auto file = GgufReader::open(file_of(r));
+  ASSERT_TRUE(file.ok()) << file.error().message();
+  std::vector<std::string> names;
+  for (const TensorView& t : file->tensors()) names.push_back(t.name);
+  ASSERT_EQ(names.size(), 3 + 11 * 9u);
+  EXPECT_EQ(std::vector(names.begin(), names.begin() + 12),
+            (std::vector<std::string>{"output.weight", "output_norm.weight", "token_embd.weight", "blk.0.attn_k.weight",
+                                      "blk.0.attn_norm.weight", "blk.0.attn_output.weight", "blk.0.attn_q.weight",
+                                      "blk.0.attn_v.weight", "blk.0.ffn_down.weight", "blk.0.ffn_gate.weight",
+                                      "blk.0.ffn_norm.weight", "blk.0.ffn_up.weight"}));
+  EXPECT_EQ(names.back(), "blk.10.ffn_up.weight");
+}
+
+TEST(QuantizeGguf, QuantizesEveryTypeAsTheReferenceDoes) {
+  const std::string folder = Sample{}.write();
+  const auto model = Checkpoint::open(folder);
+  const auto down = f32_of(*model->find("model.layers.0.mlp.down_proj.weight"));
+  for (const char* type : {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q6_K", "Q5_K_S", "IQ4_NL", "IQ4_XS", "TQ1_0",
+                           "TQ2_0", "NVFP4", "Q1_0", "Q2_0"}) {
+    const StepResult r = quantize(folder).param("type", type).run();
+    ASSERT_TRUE(r.ok()) << r.message;
+    const auto file = GgufReader::open(file_of(r));
+    const TensorView& t = *file->tensor("blk.0.ffn_down.weight");
+    std::vector<std::byte> expected(t.bytes.size());
+    encode_blocks_reference(t.dtype, down.data(), expected.data(), 256, 512, nullptr);
+    EXPECT_TRUE(std::equal(expected.begin(), expected.end(), t.bytes.begin(), t.bytes.end())) << type;
+  }
+}
+
+TEST(QuantizeGguf, PutsTheRowsOfQAndKInPairs) {
+  const std::string folder = Sample{}.write();
+  const StepResult r = quantize(folder).param("type", "BF16").run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  const auto model = Checkpoint::open(folder);
+  const auto file = GgufReader::open(file_of(r));
+  const TensorView &hf = *model->find("model.layers.1.self_attn.k_proj.weight"),
+                   &gguf = *file->tensor("blk.1.attn_k.weight");
+  const auto row = [](const TensorView& t, std::size_t i) { return t.bytes.subspan(i * 512, 512); };
+  const auto same = [&](std::size_t in_file, std::size_t in_checkpoint) {
+    const auto a = row(gguf, in_file), b = row(hf, in_checkpoint);
+    return std::equal(a.begin(), a.end(), b.begin());
+  };
+  // heads of 64: pair i of a head is rows i and 32 + i
+  EXPECT_TRUE(same(0, 0) && same(1, 32) && same(2, 1) && same(3, 33) && same(63, 63));
+  EXPECT_TRUE(same(64, 64) && same(65, 96));
+}
+
+TEST(QuantizeGguf, LeavesRowsAloneWhereLlamaCppDoes) {
+  const std::string folder = Sample{.model_type = "qwen3"}.write();
+  const StepResult r = quantize(folder).param("type", "BF16").run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  const auto model = Checkpoint::open(folder);
+  const auto file = GgufReader::open(file_of(r));
+  EXPECT_EQ(f32_of(*model->find("model.layers.0.self_attn.q_proj.weight")),
+            f32_of(*file->tensor("blk.0.attn_q.weight")));
+}
+
+TEST(QuantizeGguf, SameBytesForAnyNumberOfThreads) {
+  const std::string folder = Sample{.hidden = 512, .ffn = 1024}.write();
+  const StepResult one = quantize(folder).threads(1).run(), four = quantize(folder).threads(4).run();
+  ASSERT_TRUE(one.ok() && four.ok());
+  EXPECT_EQ(slurp(file_of(one)), slurp(file_of(four)));
+}
+
+TEST(QuantizeGguf, SaysWhichTensorsFellBack) {
+  const StepResult r = quantize(Sample{.hidden = 64, .ffn = 96}.write()).param("type", "Q4_K_M").run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  ASSERT_EQ(r.warnings().size(), 1u);
+  EXPECT_EQ(r.warnings()[0],
+            "type Q4_K_M: rows that the block size does not divide are stored in another type: "
+            "blk.*.attn_k.weight (2 tensors, rows of 64: q5_0 instead of q4_k), "
+            "blk.*.attn_output.weight (2 tensors, rows of 64: q5_0 instead of q4_k), "
+            "blk.*.attn_q.weight (2 tensors, rows of 64: q5_0 instead of q4_k), "
+            "blk.*.attn_v.weight (rows of 64: q5_0 instead of q4_k), "
+            "blk.*.attn_v.weight (rows of 64: q8_0 instead of q6_k), "
+            "blk.*.ffn_down.weight (rows of 96: q5_0 instead of q4_k), "
+            "blk.*.ffn_down.weight (rows of 96: q8_0 instead of q6_k), "
+            "blk.*.ffn_gate.weight (2 tensors, rows of 64: q5_0 instead of q4_k), "
+            "blk.*.ffn_up.weight (2 tensors, rows of 64: q5_0 instead of q4_k)");
+}
+
+TEST(QuantizeGguf, RefusesNanAndNamesItsPlace) {
+  const StepResult r = quantize(Sample{.poison = NAN}.write()).run();
+  EXPECT_EQ(r.code, FETTLE_CORRUPT_DATA);
+  EXPECT_EQ(r.message,
+            "tensor 'model.layers.1.self_attn.v_proj.weight' holds NaN at row 1, column 5; repair the model, or set "
+            "'nan: keep' "
+            "to quantize it as it is");
+  EXPECT_FALSE(std::filesystem::exists(r.outputs.at("model") + "/model.gguf"));
+}
+
+TEST(QuantizeGguf, KeepsNanOnRequestAndWarns) {
+  const std::string folder = Sample{.poison = INFINITY}.write();
+  const StepResult r = quantize(folder).param("type", "Q8_0").param("nan", "keep").run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  ASSERT_EQ(r.warnings().size(), 1u);
+  EXPECT_EQ(
+      r.warnings()[0],
+      "tensor 'model.layers.1.self_attn.v_proj.weight' holds 1 values that are NaN or infinite; they were stored as 0");
+}
+
+TEST(QuantizeGguf, TiedModelsHaveNoOutputMatrix) {
+  const StepResult r = quantize(Sample{}.write()).run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  const auto file = GgufReader::open(file_of(r));
+  EXPECT_EQ(file->tensor("output.weight"), nullptr);
+  EXPECT_EQ(file->tensor("token_embd.weight")->dtype, DType::q6_k);
+}
+
+TEST(QuantizeGguf, OverridesAndOutputTypeAreObeyed) {
+  const StepResult r = quantize(Sample{.tied = false}.write())
+                           .param("overrides", {{"*.attn_q.*", "F16"}, {"*mlp.up_proj*", "q8_0"}})
+                           .param("output_type", "q5_k")
+                           .run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  const auto file = GgufReader::open(file_of(r));
+  EXPECT_EQ(file->tensor("blk.0.attn_q.weight")->dtype, DType::f16);
+  EXPECT_EQ(file->tensor("blk.1.ffn_up.weight")->dtype, DType::q8_0);
+  EXPECT_EQ(file->tensor("output.weight")->dtype, DType::q5_k);
+}
+
+TEST(QuantizeGguf, WritesMetadataInTheQuantizersOrder) {
+  const StepResult r =
+      quantize(Sample{}.write()).param("metadata", {{"general.name", "sample"}, {"llama.context_length", "256"}}).run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  const auto file = GgufReader::open(file_of(r));
+  std::vector<std::string> keys;
+  for (const auto& [key, value] : file->metadata()) keys.push_back(key);
+  EXPECT_EQ(keys, (std::vector<std::string>{"general.architecture",
+                                            "general.type",
+                                            "general.size_label",
+                                            "llama.block_count",
+                                            "llama.embedding_length",
+                                            "llama.feed_forward_length",
+                                            "llama.attention.head_count",
+                                            "llama.attention.head_count_kv",
+                                            "llama.rope.freq_base",
+                                            "llama.attention.layer_norm_rms_epsilon",
+                                            "llama.vocab_size",
+                                            "llama.rope.dimension_count",
+                                            "tokenizer.ggml.model",
+                                            "tokenizer.ggml.pre",
+                                            "tokenizer.ggml.tokens",
+                                            "tokenizer.ggml.token_type",
+                                            "tokenizer.ggml.merges",
+                                            "tokenizer.ggml.bos_token_id",
+                                            "tokenizer.ggml.add_bos_token",
+                                            "tokenizer.ggml.add_eos_token",
+                                            "general.quantization_version",
+                                            "general.file_type",
+                                            "general.name",
+                                            "llama.context_length"}));
+  EXPECT_EQ(file->text("general.name"), "sample");
+  EXPECT_EQ(file->integer("llama.context_length", 0), 256);
+  EXPECT_EQ(file->integer("general.file_type", 0), 15);
+}
+
+TEST(QuantizeGguf, RefusesMetadataOfAnotherType) {
+  const StepResult r = quantize(Sample{}.write()).param("metadata", {{"llama.context_length", "long"}}).run();
+  EXPECT_EQ(r.message, "metadata key 'llama.context_length' cannot be 'long': it holds another type of value");
+}
+
+TEST(QuantizeGguf, RefusesUnknownPreTokenizersUnlessNamed) {
+  const std::string folder = Sample{}.write();
+  std::ofstream(folder + "/tokenizer.json") << tokenizer_json(300, "[a-z]+").dump();
+  const StepResult refused = quantize(folder).run();
+  EXPECT_EQ(refused.code, FETTLE_UNSUPPORTED);
+  EXPECT_EQ(refused.message,
+            folder +
+                "/tokenizer.json: llama.cpp has no known name for a pre-tokenizer of the form 'split [a-z]+'; if you "
+                "know the name, give it as parameter 'pre'");
+  const StepResult named = quantize(folder).param("pre", "gpt-2").run();
+  ASSERT_TRUE(named.ok()) << named.message;
+  EXPECT_EQ(GgufReader::open(file_of(named))->text("tokenizer.ggml.pre"), "gpt-2");
+}
+
+TEST(QuantizeGguf, RefusesOtherFamiliesByName) {
+  const StepResult r = quantize(Sample{.model_type = "phi3"}.write()).run();
+  EXPECT_EQ(r.message,
+            "config.json: model type 'phi3' cannot be written as GGUF; supported are llama, mistral, qwen2, qwen3 and "
+            "gemma3_text");
+}
+
+TEST(QuantizeGguf, RefusesUnknownTypes) {
+  EXPECT_EQ(quantize("").param("type", "Q7_K").validate().message.substr(0, 38),
+            "unknown type 'Q7_K'; known are F32, F1");
+  const StepResult tensor = quantize("").param("overrides", {{"*", "q7"}}).validate();
+  EXPECT_EQ(tensor.message.substr(0, 34), "unknown tensor type 'q7'; known ar");
+  EXPECT_EQ(tensor.where, "overrides");
+  EXPECT_EQ(quantize("").param("keep_output", true).param("output_type", "q8_0").validate().message,
+            "give one of 'keep_output' and 'output_type'");
+}
+
+/// An importance matrix as llama.cpp writes it.
+std::string importance_folder(const std::string& tensor, const std::vector<float>& sums, float count) {
+  const std::string folder = temporary_folder();
+  const auto n = static_cast<std::int64_t>(sums.size());
+  auto writer = GgufWriter::create(folder + "/imatrix.gguf",
+                                   {{"general.type", std::string("imatrix")},
+                                    {"imatrix.datasets", std::vector<std::string>{"prose"}},
+                                    {"imatrix.chunk_count", std::uint32_t{3}},
+                                    {"imatrix.chunk_size", std::uint32_t{64}}},
+                                   {{tensor + ".counts", DType::f32, {1}}, {tensor + ".in_sum2", DType::f32, {n}}});
+  EXPECT_TRUE(writer->append(tensor + ".counts", std::as_bytes(std::span(&count, 1))).ok());
+  EXPECT_TRUE(writer->append(tensor + ".in_sum2", std::as_bytes(std::span(sums))).ok());
+  EXPECT_TRUE(writer->finish().ok());
+  return folder;
+}
+
+TEST(QuantizeGguf, WeighsColumnsByTheImportanceMatrix) {
+  const std::string folder = Sample{.layers = 1}.write();
+  std::vector<float> sums(512);
+  for (std::size_t i = 0; i < sums.size(); ++i) sums[i] = static_cast<float>(i % 7) * 8;
+  const StepResult r = quantize(folder)
+                           .param("type", "Q6_K")
+                           .input("imatrix", "stats", importance_folder("blk.0.ffn_down.weight", sums, 4))
+                           .run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  const auto file = GgufReader::open(file_of(r));
+  const TensorView& t = *file->tensor("blk.0.ffn_down.weight");
+  for (float& s : sums) s /= 4;
+  std::vector<std::byte> expected(t.bytes.size());
+  const auto model = Checkpoint::open(folder);
+  encode_blocks_reference(t.dtype, f32_of(*model->find("model.layers.0.mlp.down_proj.weight")).data(), expected.data(),
+                          256, 512, sums.data());
+  EXPECT_TRUE(std::equal(expected.begin(), expected.end(), t.bytes.begin(), t.bytes.end()));
+  EXPECT_EQ(file->text("quantize.imatrix.dataset"), "prose");
+  EXPECT_EQ(file->integer("quantize.imatrix.chunks_count", 0), 3);
+  ASSERT_EQ(r.warnings().size(), 1u);
+  EXPECT_EQ(r.warnings()[0].substr(0, 91),
+            "the importance matrix has nothing for 6 tensors, which are quantized without it: 'blk.0.att");
+}
+
+TEST(QuantizeGguf, RefusesAnImportanceMatrixOfAnotherModel) {
+  const StepResult r =
+      quantize(Sample{}.write())
+          .input("imatrix", "stats", importance_folder("blk.0.ffn_down.weight", std::vector<float>(64, 1), 4))
+          .run();
+  EXPECT_EQ(r.message,
+            "the importance matrix has 64 columns for tensor 'blk.0.ffn_down.weight', which has 512: it was made from "
+            "another model");
+}
+
+TEST(QuantizeGguf, ReportsSizes) {
+  const StepResult r = quantize(Sample{}.write()).param("type", "Q8_0").run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  EXPECT_NEAR(r.value("bits_per_weight"), 8.5, 0.05);
+  EXPECT_NEAR(r.value("size_ratio"), 8.5 / 16, 0.005);
+  EXPECT_EQ(r.value("tensors_q8_0"), 15);
+  EXPECT_EQ(r.value("tensors_f32"), 5);
+}
+
+TEST(QuantizeGguf, EstimatesTheSizeWithinATenth) {
+  const Sample sample{.hidden = 512, .ffn = 1024, .layers = 3, .vocab = 1000};
+  const std::string folder = sample.write();
+  const Attributes attributes{
+      {"layout", "hf"}, {"architecture", "llama"}, {"layers", "3"},   {"hidden", "512"}, {"ffn", "1024"},
+      {"heads", "4"},   {"kv_heads", "2"},         {"vocab", "1000"}, {"tied", "true"},  {"bytes", "12000000"}};
+  Step step("quantize_gguf", "quantize.gguf");
+  step.input("model", "model", folder, attributes);
+  const StepResult planned = step.estimate(), done = step.run();
+  ASSERT_TRUE(planned.ok() && done.ok()) << planned.message << done.message;
+  const auto actual = static_cast<double>(std::filesystem::file_size(file_of(done)));
+  EXPECT_NEAR(static_cast<double>(planned.estimate.disk_bytes), actual, actual * 0.1);
+  EXPECT_EQ(planned.foretold.at("model").at("layout"), "gguf");
+  EXPECT_EQ(planned.foretold.at("model").at("weights"), "gguf.Q4_K_M");
+  EXPECT_EQ(planned.foretold.at("model").at("hidden"), "512");
+}
+
+TEST(QuantizeGguf, StopsWhenCancelled) {
+  const StepResult r = quantize(Sample{}.write()).cancel_at_poll(2).run();
+  EXPECT_EQ(r.code, FETTLE_CANCELLED);
+  EXPECT_FALSE(std::filesystem::exists(r.outputs.at("model") + "/model.gguf"));
+}
+
+TEST(GgufLayout, ConfigComesBackFromTheFile) {
+  const StepResult r = quantize(Sample{.tied = false}.write()).run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  const auto config = config_from_gguf(*GgufReader::open(file_of(r)));
+  ASSERT_TRUE(config.ok()) << config.error().message();
+  EXPECT_EQ((*config)["model_type"], "llama");
+  EXPECT_EQ((*config)["hidden_size"], 256);
+  EXPECT_EQ((*config)["num_key_value_heads"], 2);
+  EXPECT_EQ((*config)["head_dim"], 64);
+  EXPECT_EQ((*config)["vocab_size"], 300);
+  EXPECT_EQ((*config)["tie_word_embeddings"], false);
+  EXPECT_EQ((*config)["bos_token_id"], 298);
+  EXPECT_FLOAT_EQ((*config)["rms_norm_eps"].get<float>(), 1e-5f);
+}
+
+}  // namespace
+}  // namespace fettle::test
