@@ -196,9 +196,10 @@ void transpose(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_stride,
 #define FETTLE_STORE(c) \
   if (c < count) _mm512_mask_storeu_ps(to + c * y_stride, row_mask, t.r##c);
       FETTLE_STORE(0)
-      FETTLE_STORE(1) FETTLE_STORE(2) FETTLE_STORE(3) FETTLE_STORE(4) FETTLE_STORE(5) FETTLE_STORE(6) FETTLE_STORE(7)
-          FETTLE_STORE(8) FETTLE_STORE(9) FETTLE_STORE(10) FETTLE_STORE(11) FETTLE_STORE(12) FETTLE_STORE(13)
-              FETTLE_STORE(14) FETTLE_STORE(15)
+      FETTLE_STORE(1)
+      FETTLE_STORE(2) FETTLE_STORE(3) FETTLE_STORE(4) FETTLE_STORE(5) FETTLE_STORE(6) FETTLE_STORE(7) FETTLE_STORE(8)
+          FETTLE_STORE(9) FETTLE_STORE(10) FETTLE_STORE(11) FETTLE_STORE(12) FETTLE_STORE(13) FETTLE_STORE(14)
+              FETTLE_STORE(15)
 #undef FETTLE_STORE
     }
   }
@@ -212,23 +213,38 @@ constexpr ptrdiff_t kTileCols = 32;
 // Named variables, because g++ 12 keeps arrays of vectors on the stack.
 #define FETTLE_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13)
 
-template <int R>
+/// 16 floats, or those of the mask. A masked load costs a slot of an arithmetic unit.
+template <bool whole>
+inline __m512 load16(const float* p, __mmask16 mask) {
+  if constexpr (whole) return _mm512_loadu_ps(p);
+  return _mm512_maskz_loadu_ps(mask, p);
+}
+
+template <int R, bool whole>
 void tile_rows(float* y, ptrdiff_t y_stride, const float* a, const float* b, ptrdiff_t b_stride, ptrdiff_t depth,
-               __mmask16 left, __mmask16 right, bool accumulate) {
+               ptrdiff_t cols, bool accumulate) {
+  const __mmask16 left = first(cols), right = cols > 16 ? first(cols - 16) : __mmask16{0};
 #define FETTLE_ZERO(i) __m512 s##i = _mm512_setzero_ps(), t##i = s##i;
   FETTLE_ROWS(FETTLE_ZERO)
 #undef FETTLE_ZERO
   if (accumulate) {
-#define FETTLE_LOAD(i)                                          \
-  if constexpr (i < R) {                                        \
-    s##i = _mm512_maskz_loadu_ps(left, y + i * y_stride);       \
-    t##i = _mm512_maskz_loadu_ps(right, y + i * y_stride + 16); \
+#define FETTLE_LOAD(i)                                  \
+  if constexpr (i < R) {                                \
+    s##i = load16<whole>(y + i * y_stride, left);       \
+    t##i = load16<whole>(y + i * y_stride + 16, right); \
   }
     FETTLE_ROWS(FETTLE_LOAD)
 #undef FETTLE_LOAD
   }
+  if constexpr (R == kTileRows) {  // the caller goes on with the rows below
+    const char* below = reinterpret_cast<const char*>(y + kTileRows * y_stride);
+    for (ptrdiff_t i = 0; i < kTileRows; ++i, below += y_stride * 4) {
+      _mm_prefetch(below, _MM_HINT_T0);
+      _mm_prefetch(below + 64, _MM_HINT_T0);
+    }
+  }
   for (ptrdiff_t k = 0; k < depth; ++k) {
-    const __m512 b0 = _mm512_maskz_loadu_ps(left, b), b1 = _mm512_maskz_loadu_ps(right, b + 16);
+    const __m512 b0 = load16<whole>(b, left), b1 = load16<whole>(b + 16, right);
 #define FETTLE_STEP(i)                                      \
   if constexpr (i < R) {                                    \
     const __m512 ai = _mm512_set1_ps(a[i * kPackedStride]); \
@@ -252,13 +268,15 @@ void tile_rows(float* y, ptrdiff_t y_stride, const float* a, const float* b, ptr
 
 void tile(float* y, ptrdiff_t y_stride, const float* a, const float* b, ptrdiff_t b_stride, ptrdiff_t depth,
           ptrdiff_t rows, ptrdiff_t cols, bool accumulate) {
-  using Rows =
-      void (*)(float*, ptrdiff_t, const float*, const float*, ptrdiff_t, ptrdiff_t, __mmask16, __mmask16, bool);
-  static constexpr Rows by_rows[kTileRows] = {tile_rows<1>,  tile_rows<2>,  tile_rows<3>,  tile_rows<4>, tile_rows<5>,
-                                              tile_rows<6>,  tile_rows<7>,  tile_rows<8>,  tile_rows<9>, tile_rows<10>,
-                                              tile_rows<11>, tile_rows<12>, tile_rows<13>, tile_rows<14>};
-  by_rows[rows - 1](y, y_stride, a, b, b_stride, depth, first(cols), cols > 16 ? first(cols - 16) : __mmask16{0},
-                    accumulate);
+  using Rows = void (*)(float*, ptrdiff_t, const float*, const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t, bool);
+  static constexpr Rows by_rows[2][kTileRows] = {
+      {tile_rows<1, false>, tile_rows<2, false>, tile_rows<3, false>, tile_rows<4, false>, tile_rows<5, false>,
+       tile_rows<6, false>, tile_rows<7, false>, tile_rows<8, false>, tile_rows<9, false>, tile_rows<10, false>,
+       tile_rows<11, false>, tile_rows<12, false>, tile_rows<13, false>, tile_rows<14, false>},
+      {tile_rows<1, true>, tile_rows<2, true>, tile_rows<3, true>, tile_rows<4, true>, tile_rows<5, true>,
+       tile_rows<6, true>, tile_rows<7, true>, tile_rows<8, true>, tile_rows<9, true>, tile_rows<10, true>,
+       tile_rows<11, true>, tile_rows<12, true>, tile_rows<13, true>, tile_rows<14, true>}};
+  by_rows[cols == kTileCols][rows - 1](y, y_stride, a, b, b_stride, depth, cols, accumulate);
 }
 
 #define FETTLE_THIN_ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
@@ -334,9 +352,9 @@ void thin_rows(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_stride,
       const float* at = x + k;
 #define FETTLE_STEP(c) Rows::step(sums, at, x_stride, t.r##c, c);
       FETTLE_STEP(0)
-      FETTLE_STEP(1) FETTLE_STEP(2) FETTLE_STEP(3) FETTLE_STEP(4) FETTLE_STEP(5) FETTLE_STEP(6) FETTLE_STEP(7)
-          FETTLE_STEP(8) FETTLE_STEP(9) FETTLE_STEP(10) FETTLE_STEP(11) FETTLE_STEP(12) FETTLE_STEP(13) FETTLE_STEP(14)
-              FETTLE_STEP(15)
+      FETTLE_STEP(1)
+      FETTLE_STEP(2) FETTLE_STEP(3) FETTLE_STEP(4) FETTLE_STEP(5) FETTLE_STEP(6) FETTLE_STEP(7) FETTLE_STEP(8)
+          FETTLE_STEP(9) FETTLE_STEP(10) FETTLE_STEP(11) FETTLE_STEP(12) FETTLE_STEP(13) FETTLE_STEP(14) FETTLE_STEP(15)
 #undef FETTLE_STEP
     }
     if (k < depth) {  // what is left of the depth goes through memory
@@ -344,9 +362,10 @@ void thin_rows(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_stride,
       const Block t = transposed(Rows::load(w + k, w_stride, rows, depth - k));
 #define FETTLE_STORE(c) _mm512_store_ps(words[c], t.r##c);
       FETTLE_STORE(0)
-      FETTLE_STORE(1) FETTLE_STORE(2) FETTLE_STORE(3) FETTLE_STORE(4) FETTLE_STORE(5) FETTLE_STORE(6) FETTLE_STORE(7)
-          FETTLE_STORE(8) FETTLE_STORE(9) FETTLE_STORE(10) FETTLE_STORE(11) FETTLE_STORE(12) FETTLE_STORE(13)
-              FETTLE_STORE(14) FETTLE_STORE(15)
+      FETTLE_STORE(1)
+      FETTLE_STORE(2) FETTLE_STORE(3) FETTLE_STORE(4) FETTLE_STORE(5) FETTLE_STORE(6) FETTLE_STORE(7) FETTLE_STORE(8)
+          FETTLE_STORE(9) FETTLE_STORE(10) FETTLE_STORE(11) FETTLE_STORE(12) FETTLE_STORE(13) FETTLE_STORE(14)
+              FETTLE_STORE(15)
 #undef FETTLE_STORE
                   constexpr ptrdiff_t per_word = Rows::depth / 16;
       for (ptrdiff_t c = 0; k < depth; ++k, ++c) {

@@ -48,7 +48,7 @@ struct Tiling {
   int64_t row_tiles, col_tiles;
 
   Tiling(int64_t m, int64_t n, int64_t depth, const KernelTable& t) {
-    constexpr int64_t kMaxRows = 504;  // of packed x: 0.5 MiB, a quarter of the second-level cache
+    constexpr int64_t kMaxRows = 252;  // of packed x: 0.5 MiB, a quarter of the second-level cache
     constexpr int64_t kMaxCols = 1024;
     constexpr double kTaskFlops = 4e6;  // some 20 microseconds: far above what a task costs
     const int64_t threads = tbb::this_task_arena::max_concurrency();
@@ -80,11 +80,11 @@ struct Panel {
   ptrdiff_t stride;
 };
 
-/// y = x w by blocks. pack_x(to, i, rows, k, depth) writes rows of x kPackedStride apart; panel_w(to, j, cols, k,
-/// depth) returns a panel of w, in `to` or wherever it lies already.
-template <class PackX, class PanelW>
-void blocked_product(MutMatrix y, int64_t depth, bool accumulate, const KernelTable& t, const PackX& pack_x,
-                     const PanelW& panel_w) {
+/// y = x w by blocks.
+///   x.pack(to, i, rows, k, depth)         writes rows of x kPackedStride apart
+///   w.panel(to, j, cols, k, depth)        returns a panel of w, in `to` or wherever it lies already
+template <class X, class W>
+void blocked_product(MutMatrix y, int64_t depth, bool accumulate, const KernelTable& t, const X& x, const W& w) {
   if (y.rows == 0 || y.cols == 0) return;
   const Tiling tiling(y.rows, y.cols, depth, t);
   parallel(tiling.row_tiles * tiling.col_tiles, [&](int64_t task) {
@@ -95,36 +95,87 @@ void blocked_product(MutMatrix y, int64_t depth, bool accumulate, const KernelTa
     int64_t k = 0;
     do {
       const int64_t block = std::min<int64_t>(kBlockDepth, depth - k);
-      pack_x(packed_x, i0, i1 - i0, k, block);
+      x.pack(packed_x, i0, i1 - i0, k, block);
       for (int64_t j = j0; j < j1; j += t.tile_cols) {
         const int64_t cols = std::min<int64_t>(t.tile_cols, j1 - j);
-        const Panel w = panel_w(packed_w, j, cols, k, block);
+        const Panel panel = w.panel(packed_w, j, cols, k, block);
         for (int64_t i = i0; i < i1; i += t.tile_rows)
-          t.tile(y.data + i * y.stride + j, y.stride, packed_x + (i - i0) * kPackedStride, w.data, w.stride, block,
-                 std::min<int64_t>(t.tile_rows, i1 - i), cols, accumulate || k > 0);
+          t.tile(y.data + i * y.stride + j, y.stride, packed_x + (i - i0) * kPackedStride, panel.data, panel.stride,
+                 block, std::min<int64_t>(t.tile_rows, i1 - i), cols, accumulate || k > 0);
       }
       k += block;
     } while (k < depth);
   });
 }
 
-auto pack_rows(ConstMatrix x) {
-  return [x](float* to, int64_t i, int64_t rows, int64_t k, int64_t depth) {
+/// x [M, K] of a product, given as it is.
+struct RowsOfX {
+  ConstMatrix x;
+  void pack(float* to, int64_t i, int64_t rows, int64_t k, int64_t depth) const {
     const auto bytes = static_cast<std::size_t>(depth) * sizeof(float);
     for (int64_t r = 0; r < rows; ++r) std::memcpy(to + r * kPackedStride, x.data + (i + r) * x.stride + k, bytes);
-  };
-}
+  }
+};
 
-/// A panel of the rows of w. With few rows of x, packing would cost as much as the product.
-auto panel_of_rows(ConstMatrix w, bool in_place) {
-  return [w, in_place](float* to, int64_t j, int64_t cols, int64_t k, int64_t depth) -> Panel {
+/// x given as [K, M].
+struct ColsOfX {
+  ConstMatrix x;
+  const KernelTable& t;
+  void pack(float* to, int64_t i, int64_t rows, int64_t k, int64_t depth) const {
+    t.transpose(to, kPackedStride, x.data + k * x.stride + i, x.stride, depth, rows);
+  }
+};
+
+/// w given as [N, K].
+struct RowsOfW {
+  ConstMatrix w;
+  const KernelTable& t;
+  Panel panel(float* to, int64_t j, int64_t cols, int64_t k, int64_t depth) const {
+    t.transpose(to, t.tile_cols, w.data + j * w.stride + k, w.stride, cols, depth);
+    return {to, t.tile_cols};
+  }
+};
+
+/// w given as [K, N]. With few rows of x, copying a panel would cost as much as the product.
+struct ColsOfW {
+  ConstMatrix w;
+  bool in_place;
+  Panel panel(float* to, int64_t j, int64_t cols, int64_t k, int64_t depth) const {
     const float* from = w.data + k * w.stride + j;
     if (in_place) return {from, w.stride};
     for (int64_t r = 0; r < depth; ++r)
       std::memcpy(to + r * cols, from + r * w.stride, static_cast<std::size_t>(cols) * sizeof(float));
     return {to, cols};
-  };
-}
+  }
+};
+
+/// w [N, K] as it is stored.
+struct StoredW {
+  const StoredMatrix& w;
+  const DTypeInfo& type;
+  std::size_t row_bytes;
+  const KernelTable& t;
+
+  bool halves() const { return reinterpret_cast<std::uintptr_t>(w.data) % alignof(std::uint16_t) == 0; }
+  const std::byte* at(int64_t row, int64_t k) const {
+    return w.data + static_cast<std::size_t>(row) * row_bytes +
+           static_cast<std::size_t>(k / type.block_elems * type.block_bytes);
+  }
+  /// Elements [k, k + depth) of a row; k is a multiple of the dtype's block.
+  void widen(float* to, int64_t row, int64_t k, int64_t depth) const {
+    const std::byte* from = at(row, k);
+    const auto n = static_cast<std::size_t>(depth);
+    if (w.dtype == DType::bf16 && halves()) return t.bf16_to_f32(to, reinterpret_cast<const std::uint16_t*>(from), n);
+    if (w.dtype == DType::f16 && halves()) return t.f16_to_f32(to, reinterpret_cast<const std::uint16_t*>(from), n);
+    type.to_f32(from, to, n);
+  }
+  Panel panel(float* to, int64_t j, int64_t cols, int64_t k, int64_t depth) const {
+    float* const rows = scratch(Scratch::rows, static_cast<std::size_t>(t.tile_cols * kPackedStride));
+    for (int64_t c = 0; c < cols; ++c) widen(rows + c * kPackedStride, j + c, k, depth);
+    t.transpose(to, t.tile_cols, rows, kPackedStride, cols, depth);
+    return {to, t.tile_cols};
+  }
+};
 
 /// y = x w' for a few rows of x: each task streams some rows of w once. rows(j, count) computes columns j ... of y.
 template <class Rows>
@@ -151,26 +202,17 @@ void matmul_nt(MutMatrix y, ConstMatrix x, ConstMatrix w, bool accumulate, const
     });
     return;
   }
-  blocked_product(y, x.cols, accumulate, t, pack_rows(x),
-                  [&](float* to, int64_t j, int64_t cols, int64_t k, int64_t depth) -> Panel {
-                    t.transpose(to, t.tile_cols, w.data + j * w.stride + k, w.stride, cols, depth);
-                    return {to, t.tile_cols};
-                  });
+  blocked_product(y, x.cols, accumulate, t, RowsOfX{x}, RowsOfW{w, t});
 }
 
 void matmul_nn(MutMatrix y, ConstMatrix x, ConstMatrix w, bool accumulate, const KernelTable& t) {
   check(x.rows == y.rows && w.cols == y.cols && x.cols == w.rows, "matmul_nn", y, x.rows, w.cols, x.cols, w.rows);
-  blocked_product(y, x.cols, accumulate, t, pack_rows(x), panel_of_rows(w, y.rows <= t.tile_rows));
+  blocked_product(y, x.cols, accumulate, t, RowsOfX{x}, ColsOfW{w, y.rows <= t.tile_rows});
 }
 
 void matmul_tn(MutMatrix y, ConstMatrix x, ConstMatrix w, bool accumulate, const KernelTable& t) {
   check(x.cols == y.rows && w.cols == y.cols && x.rows == w.rows, "matmul_tn", y, x.cols, w.cols, x.rows, w.rows);
-  blocked_product(
-      y, x.rows, accumulate, t,
-      [&](float* to, int64_t i, int64_t rows, int64_t k, int64_t depth) {
-        t.transpose(to, kPackedStride, x.data + k * x.stride + i, x.stride, depth, rows);
-      },
-      panel_of_rows(w, y.rows <= t.tile_rows));
+  blocked_product(y, x.rows, accumulate, t, ColsOfX{x, t}, ColsOfW{w, y.rows <= t.tile_rows});
 }
 
 void matmul_nt(MutMatrix y, ConstMatrix x, const StoredMatrix& w, bool accumulate, const KernelTable& t) {
@@ -178,56 +220,32 @@ void matmul_nt(MutMatrix y, ConstMatrix x, const StoredMatrix& w, bool accumulat
   const DTypeInfo& type = info(w.dtype);
   check(w.cols % type.block_elems == 0 && type.to_f32 != nullptr, "matmul_nt: stored weights", y, x.rows, w.rows,
         x.cols, w.cols);
-  const std::size_t row_bytes = bytes_of(w.dtype, static_cast<std::uint64_t>(w.cols));
-  const auto address = reinterpret_cast<std::uintptr_t>(w.data);
-  if (w.dtype == DType::f32 && address % alignof(float) == 0)
+  const StoredW stored{w, type, bytes_of(w.dtype, static_cast<std::uint64_t>(w.cols)), t};
+  if (w.dtype == DType::f32 && reinterpret_cast<std::uintptr_t>(w.data) % alignof(float) == 0)
     return matmul_nt(y, x, ConstMatrix(reinterpret_cast<const float*>(w.data), w.rows, w.cols), accumulate, t);
+  if (y.rows > kThinRows) return blocked_product(y, x.cols, accumulate, t, RowsOfX{x}, stored);
 
-  const bool half_aligned = address % alignof(std::uint16_t) == 0;
-  if (y.rows <= kThinRows && w.dtype == DType::bf16 && half_aligned) {
+  if (w.dtype == DType::bf16 && stored.halves()) {
     const auto* data = reinterpret_cast<const std::uint16_t*>(w.data);
-    thin_product(y, row_bytes, [&](int64_t j, int64_t count) {
+    return thin_product(y, stored.row_bytes, [&](int64_t j, int64_t count) {
       t.thin_bf16(y.data + j, y.stride, x.data, x.stride, x.rows, data + j * w.cols, w.cols, count, x.cols, accumulate);
     });
-    return;
   }
-
-  /// Elements [k, k + depth) of a row, k a multiple of the dtype's block.
-  const auto widen = [&](float* to, int64_t row, int64_t k, int64_t depth) {
-    const std::byte* from = w.data + static_cast<std::size_t>(row) * row_bytes +
-                            static_cast<std::size_t>(k / type.block_elems * type.block_bytes);
-    const auto n = static_cast<std::size_t>(depth);
-    if (w.dtype == DType::bf16 && half_aligned)
-      return t.bf16_to_f32(to, reinterpret_cast<const std::uint16_t*>(from), n);
-    if (w.dtype == DType::f16 && half_aligned) return t.f16_to_f32(to, reinterpret_cast<const std::uint16_t*>(from), n);
-    type.to_f32(from, to, n);
-  };
-
-  if (y.rows <= kThinRows) {
+  thin_product(y, stored.row_bytes, [&](int64_t j0, int64_t count) {
     constexpr int64_t kGroup = 16;
-    thin_product(y, row_bytes, [&](int64_t j0, int64_t count) {
-      float* const rows = scratch(Scratch::rows, static_cast<std::size_t>(kGroup * kPackedStride));
-      for (int64_t j = j0; j < j0 + count; j += kGroup) {
-        const int64_t group = std::min(kGroup, j0 + count - j);
-        int64_t k = 0;
-        do {
-          const int64_t depth = std::min<int64_t>(kBlockDepth, x.cols - k);
-          for (int64_t r = 0; r < group; ++r) widen(rows + r * kPackedStride, j + r, k, depth);
-          t.thin_f32(y.data + j, y.stride, x.data + k, x.stride, x.rows, rows, kPackedStride, group, depth,
-                     accumulate || k > 0);
-          k += depth;
-        } while (k < x.cols);
-      }
-    });
-    return;
-  }
-  blocked_product(y, x.cols, accumulate, t, pack_rows(x),
-                  [&](float* to, int64_t j, int64_t cols, int64_t k, int64_t depth) -> Panel {
-                    float* const rows = scratch(Scratch::rows, static_cast<std::size_t>(t.tile_cols * kPackedStride));
-                    for (int64_t c = 0; c < cols; ++c) widen(rows + c * kPackedStride, j + c, k, depth);
-                    t.transpose(to, t.tile_cols, rows, kPackedStride, cols, depth);
-                    return {to, t.tile_cols};
-                  });
+    float* const rows = scratch(Scratch::rows, static_cast<std::size_t>(kGroup * kPackedStride));
+    for (int64_t j = j0; j < j0 + count; j += kGroup) {
+      const int64_t group = std::min(kGroup, j0 + count - j);
+      int64_t k = 0;
+      do {
+        const int64_t depth = std::min<int64_t>(kBlockDepth, x.cols - k);
+        for (int64_t r = 0; r < group; ++r) stored.widen(rows + r * kPackedStride, j + r, k, depth);
+        t.thin_f32(y.data + j, y.stride, x.data + k, x.stride, x.rows, rows, kPackedStride, group, depth,
+                   accumulate || k > 0);
+        k += depth;
+      } while (k < x.cols);
+    }
+  });
 }
 
 }  // namespace fettle::kit
