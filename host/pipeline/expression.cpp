@@ -63,6 +63,11 @@ std::string_view name_of(Type type) {
   return "";
 }
 
+/// Text literals bring their own quotes.
+std::string quoted(const std::string& text) {
+  return text.starts_with('\'') || text.starts_with('"') ? text : fmt::format("'{}'", text);
+}
+
 bool starts_name(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool in_name(char c) { return starts_name(c) || is_digit(c); }
@@ -181,10 +186,11 @@ class Parser {
 
   void demand(const NodePtr& node, Type type, std::string_view what, std::size_t at) const {
     if (node->type != type)
-      throw Problem{at,
-                    node->text.size(),
-                    fmt::format("{} needs {}, but '{}' is {}", what, name_of(type), node->text, name_of(node->type)),
-                    {}};
+      throw Problem{
+          at,
+          node->text.size(),
+          fmt::format("{} needs {}, but {} is {}", what, name_of(type), quoted(node->text), name_of(node->type)),
+          {}};
   }
 
   struct Deeper {

@@ -345,7 +345,7 @@ class Loader {
     std::vector<std::string> full;
     for (const std::string& label : labels) full.push_back(fmt::format("{}[{}]", step.name, label));
     diagnostics_.error(where, fmt::format("step '{}' has {} instances; say which", step.name, labels.size()),
-                       {fmt::format("write {}, or {}[*] where a list is taken", joined(full), step.name),
+                       {fmt::format("one of {}, or {}[*] where a list is taken", joined(full), step.name),
                         fmt::format("or make one of this step for each: 'each: {}'", step.name)});
     return {};
   }
@@ -354,8 +354,8 @@ class Loader {
     std::vector<std::string> some(names.begin(),
                                   names.begin() + static_cast<std::ptrdiff_t>(std::min<std::size_t>(names.size(), 12)));
     std::string out;
-    for (const std::string& n : some) out += (out.empty() ? "" : "  ") + n;
-    return names.size() > some.size() ? fmt::format("{}  and {} more", out, names.size() - some.size()) : out;
+    for (const std::string& n : some) out += (out.empty() ? "" : " ") + n;
+    return names.size() > some.size() ? fmt::format("{} and {} more", out, names.size() - some.size()) : out;
   }
 
   /// Reads `name`, `name.port`, `name[instance]`, `name[*].port`. All instances meant; nothing after an error.

@@ -114,10 +114,14 @@ const Binding* Names::find(std::string_view name, const SourceRange& where, Diag
   } else if (group == "each" && each == nullptr) {
     diagnostics.error(where, fmt::format("'{}': there is no 'each:' here", name));
   } else {
+    std::vector<std::string> members;  // compared without the group, whose letters would make everything near
+    if (bindings != nullptr)
+      for (const Binding& b : *bindings) members.push_back(b.name);
+    const std::string near = nearest(member, members);
+    const std::string hint = near.empty() ? "" : fmt::format("; did you mean '{}.{}'?", group, near);
     std::vector<std::string> known = prefixed("vars", vars);
     for (const std::string& n : prefixed("matrix", matrix)) known.push_back(n);
     for (const std::string& n : prefixed("each", each)) known.push_back(n);
-    const std::string hint = did_you_mean(name, known);
     diagnostics.error(
         where, fmt::format("unknown variable '{}'{}", name, hint),
         hint.empty() ? std::vector<std::string>{known.empty() ? "this pipeline has no vars" : "known: " + listed(known)}
