@@ -31,7 +31,9 @@ struct PipelineInput {
   SourceRange where;
 };
 
-enum class GateAction { stop, fail, warn };  ///< stop: nothing downstream runs; fail: also exit 3; warn: only say so
+/// When a gate does not hold: stop: nothing downstream runs; fail: the rest still runs, for its numbers; warn: only say
+/// so. After stop and fail the outputs are withheld and the program ends with 3.
+enum class GateAction { stop, fail, warn };
 
 struct Gate {
   Expression require;
