@@ -216,12 +216,6 @@ std::string describe(const Node& node) {
   return fmt::format("'{}...'", std::string_view(node.text).substr(0, end));
 }
 
-std::string grouped(std::uint64_t number) {
-  std::string digits = std::to_string(number);
-  for (std::size_t i = digits.size(); i > 3; i -= 3) digits.insert(i - 3, 1, ',');
-  return digits;
-}
-
 std::string_view type_name(std::uint32_t type) {
   constexpr std::array<std::string_view, 9> names{"none",  "bool", "int",      "float", "string",
                                                   "count", "size", "duration", "path"};

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "fettle/abi.h"
+#include "fettle_kit/io/message.h"
 
 #include "host/pipeline/node.h"
 
@@ -30,8 +31,7 @@ std::optional<double> read_quantity(std::string_view text);
 std::string expectation(std::uint32_t type, const Node& found);
 /// "'abc'", "a list", "a map", "nothing".
 std::string describe(const Node& node);
-/// 5,368,709,120
-std::string grouped(std::uint64_t number);
+using kit::grouped;
 /// "path", "int", ...: as vars and the reference pages write types.
 std::string_view type_name(std::uint32_t type);
 

@@ -30,12 +30,6 @@ std::uint64_t available_bytes(const std::string& path) {
   return static_cast<std::uint64_t>(info.f_bavail) * info.f_frsize;
 }
 
-std::string grouped(std::uint64_t number) {
-  std::string text = std::to_string(number);
-  for (std::size_t i = text.size(); i > 3;) text.insert(i -= 3, 1, ',');
-  return text;
-}
-
 Status io_error(const std::string& path, std::string_view what, int error) {
   if (is_disk_full(error))
     return {Code::io, fmt::format("{}: cannot {}: the disk is full, {} bytes are available; free some space, or run "

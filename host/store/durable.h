@@ -2,6 +2,7 @@
 #pragma once
 
 #include "fettle/result.h"
+#include "fettle_kit/io/message.h"
 
 #include <sys/types.h>
 
@@ -50,8 +51,7 @@ Status remove_tree(const std::string& path);
 Result<std::string> read_file(const std::string& path, std::uint64_t limit);
 /// Bytes a normal user may still write to the file system of `path`.
 std::uint64_t available_bytes(const std::string& path);
-/// 1234567 -> "1,234,567".
-std::string grouped(std::uint64_t number);
+using kit::grouped;
 bool is_utf8(std::string_view text);
 
 }  // namespace fettle::host
