@@ -157,31 +157,33 @@ bool Bpe::may_join(char32_t left, char32_t right) const {
   return joins_[join_bit(left, right)] || id_of_char(left) < 0 || id_of_char(right) < 0;
 }
 
-void Bpe::encode(std::string_view word, WordCache* cache, std::vector<std::int32_t>& out) const {
-  if (word.empty()) return;
+bool Bpe::encode(std::string_view word, WordCache* cache, const std::function<bool()>& go_on,
+                 std::vector<std::int32_t>& out) const {
+  if (word.empty()) return true;
   if (ignore_merges_) {
     if (const auto id = find(word)) {
       out.push_back(*id);
-      return;
+      return go_on();
     }
     cache = nullptr;  // whole words and parts of words mean different things
   }
   const auto encode_part = [&](std::string_view part) {
-    if (cache && cache->find(part, out)) return;
+    if (cache && cache->find(part, out)) return go_on();
     const std::size_t before = out.size();
     merge_word(part, out);
     if (cache) cache->add(part, out.data() + before, out.size() - before);
+    return go_on();
   };
   if (word.size() < cut_from) return encode_part(word);
   std::size_t start = 0, previous = 0;
   for (std::size_t i = unicode::length_of(word[0]); i < word.size(); i += unicode::length_of(word[i])) {
     if (!may_join(unicode::code_point(word, previous), unicode::code_point(word, i))) {
-      encode_part(word.substr(start, i - start));
+      if (!encode_part(word.substr(start, i - start))) return false;
       start = i;
     }
     previous = i;
   }
-  encode_part(word.substr(start));
+  return encode_part(word.substr(start));
 }
 
 void Bpe::merge_word(std::string_view word, std::vector<std::int32_t>& out) const {

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -59,8 +60,10 @@ class Bpe {
   Bpe(Bpe&&) = default;
   Bpe& operator=(Bpe&&) = default;
 
-  /// Appends the ids of one word (valid UTF-8). The cache may be null; it must have seen this model only.
-  void encode(std::string_view word, WordCache* cache, std::vector<std::int32_t>& out) const;
+  /// Appends the ids of one word (valid UTF-8). The cache may be null; it must have seen this model only. A long word
+  /// is taken in parts, with go_on() asked after each; false ends the call, and is returned.
+  bool encode(std::string_view word, WordCache* cache, const std::function<bool()>& go_on,
+              std::vector<std::int32_t>& out) const;
 
   std::optional<std::int32_t> find(std::string_view piece) const;
   /// Sorted by id, without gaps: an id without a piece has nullopt.

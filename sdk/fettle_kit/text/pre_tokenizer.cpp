@@ -74,7 +74,8 @@ void read_into(std::vector<PreTokenizer>& steps, const Json& json, const std::st
     steps.emplace_back(Split{&unicode::is_numeric,
                              fields.flag("individual_digits", false) ? Behavior::isolated : Behavior::contiguous});
   } else if (type == "Whitespace") {
-    Split words = split_by(R"(\w+|[^\w\s]+)");
+    // \w+|[^\w\s]+ in a dialect where the join controls are word characters.
+    Split words = split_by(R"([\w\x{200C}\x{200D}]+|[^\w\s\x{200C}\x{200D}]+)");
     words.behavior = Behavior::removed;
     words.invert = true;
     steps.emplace_back(std::move(words));

@@ -104,6 +104,7 @@ struct Tokenizer::Impl {
   std::vector<TokenInfo> tokens;  // by id; kind unused: none
   std::unordered_map<std::string, std::int32_t> added_ids;
   AddedTokenCutter before_normalizing, after_normalizing;
+  std::unordered_map<std::int32_t, std::string> normalized_texts;  // of added tokens looked for after normalizing
   std::vector<std::int32_t> prefix, suffix;
   std::optional<std::int32_t> bos, eos, unk, pad;
   bool byte_level = false;
@@ -180,6 +181,7 @@ Status Tokenizer::Impl::add(AddedToken token, const std::string& where) {
   if (token.normalized && !normalize(normalizers, pattern))
     return bad("a pattern of the normalizer needs too much backtracking");
   (token.normalized ? after_normalizing : before_normalizing).add(pattern, token);
+  if (token.normalized) normalized_texts.emplace(token.id, std::move(pattern));
   return {};
 }
 
@@ -293,19 +295,23 @@ Result<std::vector<std::int32_t>> Tokenizer::try_encode(std::string_view text, c
 
   std::vector<std::int32_t> ids;
   if (options.add_special) ids = t.prefix;
+  std::size_t parts = 0;
+  bool cancelled = false;
+  const std::function<bool()> go_on = [&] {
+    if (++parts % 4096 == 0 && options.cancelled && options.cancelled()) cancelled = true;
+    return !cancelled && ids.size() < options.max_tokens;
+  };
   WordCache cache;
   std::string visible;
   WordCutter words(t.pre_tokenizers, [&](std::string_view word) {
-    if (!t.visible_words) {
-      t.bpe.encode(word, &cache, ids);
-    } else if (!cache.find(word, ids)) {
-      visible.clear();
-      append_visible(visible, word);
-      const std::size_t before = ids.size();
-      t.bpe.encode(visible, nullptr, ids);
-      cache.add(word, ids.data() + before, ids.size() - before);
-    }
-    return ids.size() < options.max_tokens;
+    if (!t.visible_words) return t.bpe.encode(word, &cache, go_on, ids);
+    if (cache.find(word, ids)) return go_on();
+    visible.clear();
+    append_visible(visible, word);
+    const std::size_t before = ids.size();
+    if (!t.bpe.encode(visible, nullptr, go_on, ids)) return false;
+    cache.add(word, ids.data() + before, ids.size() - before);
+    return true;
   });
 
   bool too_hard = false;
@@ -328,6 +334,7 @@ Result<std::vector<std::int32_t>> Tokenizer::try_encode(std::string_view text, c
         too_hard = !normalize(t.normalizers, piece);
         return !too_hard && encode_piece(piece, begin == 0);
       });
+  if (cancelled) return Status(Code::cancelled, "cancelled");
   if (too_hard || words.too_hard())
     return Status(Code::unsupported,
                   fmt::format("the {} pattern of this tokenizer backtracks without end on this text; "
@@ -351,7 +358,8 @@ std::string Tokenizer::decode(std::span<const std::int32_t> ids, bool skip_speci
   pieces.reserve(ids.size());
   for (const std::int32_t id : ids) {
     const TokenInfo* info = token(id);
-    if (info && !(skip_special && info->special)) pieces.push_back(info->text);
+    if (!info || (skip_special && info->special)) continue;
+    pieces.push_back(info->normalized ? impl_->normalized_texts.at(id) : info->text);
   }
   if (impl_->decoders) return decode_pieces(*impl_->decoders, std::move(pieces));
   return fmt::format("{}", fmt::join(pieces, " "));

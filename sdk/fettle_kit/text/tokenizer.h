@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -46,6 +47,7 @@ class Tokenizer {
   struct EncodeOptions {
     bool add_special = false;           ///< what the post-processor's template adds (BOS, EOS)
     std::size_t max_tokens = SIZE_MAX;  ///< stop there: the ids are the first of those the whole text has
+    std::function<bool()> cancelled;    ///< polled every few thousand words; true: give up with Code::cancelled
   };
   /// Text to ids. Invalid UTF-8 is replaced by U+FFFD first. unsupported: a split pattern that backtracks without end
   /// on this text; invalid_argument: 2 GiB of text or more at once.
