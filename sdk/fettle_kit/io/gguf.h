@@ -65,6 +65,14 @@ class GgufReader {
   std::map<std::string, std::size_t, std::less<>> key_index_, tensor_index_;
 };
 
+/// The files of a GGUF model in order: the file itself, the one `*.gguf` of a folder, or all parts of a split model
+/// (`NAME-00001-of-00003.gguf`) if the path is one of them or a folder that holds just them. Not opened. not_found if
+/// there is none or a part is missing; invalid_argument if a folder holds several models.
+Result<std::vector<std::string>> gguf_files(const std::string& folder_or_file);
+
+/// The name of a `general.file_type` ("Q4_K_M"), or "" if it has none.
+std::string_view gguf_file_type_name(std::int64_t file_type);
+
 /// Streams one GGUF file, version 3, with the alignment that `general.alignment` in the metadata says, else 32. Shapes
 /// row-major. The file appears on finish(). One thread. Errors: invalid_argument for what cannot be stored; io.
 class GgufWriter {
