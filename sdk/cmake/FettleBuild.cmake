@@ -6,10 +6,12 @@ add_library(fettle_options INTERFACE)
 target_compile_options(fettle_options INTERFACE
   -Wall -Wextra -Wpedantic -Wshadow=local $<$<COMPILE_LANGUAGE:CXX>:-Wnon-virtual-dtor>
   -ffp-contract=off  # a fused multiply-add only where written: the same bits on every instruction set
-  $<$<BOOL:${FETTLE_WERROR}>:-Werror>
-  $<$<BOOL:${FETTLE_SANITIZE}>:-fsanitize=${FETTLE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all>)
-target_link_options(fettle_options INTERFACE
-  $<$<BOOL:${FETTLE_SANITIZE}>:-fsanitize=${FETTLE_SANITIZE}>)
+  $<$<BOOL:${FETTLE_WERROR}>:-Werror>)
+if(FETTLE_SANITIZE)  # a list like address,undefined: its comma would end a generator expression
+  target_compile_options(fettle_options INTERFACE
+    -fsanitize=${FETTLE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  target_link_options(fettle_options INTERFACE -fsanitize=${FETTLE_SANITIZE})
+endif()
 
 # fettle_kit_library(io SOURCES a.cpp HEADERS a.h PUBLIC other_libs PRIVATE other_libs)
 # A folder of the toolkit: target fettle_kit_<name>, linked into plugins that want it.
