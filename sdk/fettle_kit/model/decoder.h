@@ -82,8 +82,8 @@ class Decoder {
   /// those of the batch are taken from it and these are added.
   void block(MutMatrix x, std::int64_t layer, const Batch& batch, const Positions& positions,
              KvCache* cache = nullptr) const;
-  /// As above with other weights than the file's (while a technique changes them); `observer`, if any, sees the inputs of
-  /// the linears in the order of Site.
+  /// As above with other weights than the file's (while a technique changes them); `observer`, if any, sees the inputs
+  /// of the linears in the order of Site.
   void block(MutMatrix x, std::int64_t layer, const BlockWeights& weights, const Batch& batch,
              const Positions& positions, KvCache* cache = nullptr, const BlockObserver& observer = {}) const;
   /// x in place by the final norm.

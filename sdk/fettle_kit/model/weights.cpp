@@ -2,9 +2,13 @@
 #include "fettle_kit/model/weights.h"
 
 #include "fettle_kit/io/checkpoint.h"
+#include "fettle_kit/io/gguf.h"
+#include "fettle_kit/model/gguf_layout.h"
+#include "fettle_kit/model/model_files.h"
 #include "fettle_kit/tensor/dtype.h"
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
 #include <optional>
 #include <utility>
@@ -21,40 +25,81 @@ struct Weights::Source {
   std::string path;
   ModelConfig config;
   std::optional<Checkpoint> checkpoint;
+  std::optional<GgufReader> gguf;  // one of the two
+  std::string architecture;        // of the GGUF file
 
-  const TensorView* find(const std::string& name) const { return checkpoint->find(name); }
+  const TensorView* find(const std::string& name) const {
+    return gguf ? gguf->tensor(gguf_name(architecture, name)) : checkpoint->find(name);
+  }
+  /// The name as messages show it: as it stands in the file.
+  std::string stored_name(const std::string& name) const { return gguf ? gguf_name(architecture, name) : name; }
   std::uint64_t bytes() const {
     std::uint64_t total = 0;
-    for (const TensorView* tensor : checkpoint->tensors()) total += tensor->bytes.size();
+    if (gguf)
+      for (const TensorView& tensor : gguf->tensors()) total += tensor.bytes.size();
+    else
+      for (const TensorView* tensor : checkpoint->tensors()) total += tensor->bytes.size();
     return total;
   }
 };
 
+namespace {
+
+/// GGUF files hold the factors of Llama 3 rope scaling themselves; they are exact where the metadata is not.
+Status divide_by_rope_factors(const GgufReader& file, Rope& rope) {
+  const TensorView* tensor = file.tensor("rope_freqs.weight");
+  std::vector<float> factors(rope.frequencies.size());
+  if (tensor->dtype != DType::f32 || tensor->elements() != static_cast<std::int64_t>(factors.size()))
+    return {Code::corrupt_data,
+            fmt::format("{}: tensor 'rope_freqs.weight' is not {} f32 numbers", file.path(), factors.size())};
+  info(DType::f32).to_f32(tensor->bytes.data(), factors.data(), factors.size());
+  for (std::size_t i = 0; i < factors.size(); ++i) {
+    if (!(factors[i] > 0))
+      return {Code::corrupt_data,
+              fmt::format("{}: tensor 'rope_freqs.weight' holds {}, which is no factor", file.path(), factors[i])};
+    rope.frequencies[i] /= factors[i];
+  }
+  return {};
+}
+
+}  // namespace
+
 Result<Weights> Weights::open(const std::string& path) {
   auto source = std::make_shared<Source>();
-  source->path = path;
-  FETTLE_ASSIGN(auto checkpoint, Checkpoint::open(path));
-  FETTLE_ASSIGN(source->config, read_model_config(checkpoint.config(), path + "/config.json"));
-  source->checkpoint = std::move(checkpoint);
+  FETTLE_ASSIGN(const std::string gguf, gguf_file_of(path));
+  source->path = gguf.empty() ? path : gguf;
+  if (gguf.empty()) {
+    FETTLE_ASSIGN(source->checkpoint, Checkpoint::open(path));
+    FETTLE_ASSIGN(source->config, read_model_config(source->checkpoint->config(), path + "/config.json"));
+  } else {
+    FETTLE_ASSIGN(source->gguf, GgufReader::open(gguf));
+    FETTLE_ASSIGN(Json config, config_from_gguf(*source->gguf));
+    FETTLE_ASSIGN(source->architecture, gguf_architecture(config));
+    const bool factors = source->gguf->tensor("rope_freqs.weight") != nullptr;
+    if (factors) config.erase("rope_scaling");
+    FETTLE_ASSIGN(source->config, read_model_config(config, gguf));
+    if (factors) FETTLE_TRY(divide_by_rope_factors(*source->gguf, source->config.rope));
+  }
   return Weights(std::move(source));
 }
 
 const ModelConfig& Weights::config() const { return source_->config; }
-bool Weights::from_gguf() const { return false; }
+bool Weights::from_gguf() const { return source_->gguf.has_value(); }
 std::uint64_t Weights::bytes() const { return source_->bytes(); }
 
 Result<const TensorView*> Weights::find(const std::string& name, std::vector<std::int64_t> shape) const {
   const TensorView* tensor = source_->find(name);
-  if (!tensor) return Status(Code::corrupt_data, fmt::format("{}: tensor '{}' is missing", source_->path, name));
+  const auto fail = [&](Code code, const std::string& problem) {
+    return Status(code, fmt::format("{}: tensor '{}' {}", source_->path, source_->stored_name(name), problem));
+  };
+  if (!tensor) return fail(Code::corrupt_data, "is missing");
   if (tensor->shape != shape)
-    return Status(Code::corrupt_data, fmt::format("{}: tensor '{}' has shape {}, but config.json asks for {}",
-                                                  source_->path, name, shown(tensor->shape), shown(shape)));
-  if (!is_float(tensor->dtype) && info(tensor->dtype).block_elems == 1)
-    return Status(Code::unsupported, fmt::format("{}: tensor '{}' is of type {}, which does not hold weights",
-                                                 source_->path, name, info(tensor->dtype).name));
-  if (!info(tensor->dtype).to_f32)
-    return Status(Code::unsupported, fmt::format("{}: tensor '{}' is of type {}, which cannot be read yet",
-                                                 source_->path, name, info(tensor->dtype).name));
+    return fail(Code::corrupt_data, fmt::format("has shape {}, but {} asks for {}", shown(tensor->shape),
+                                                from_gguf() ? "the metadata" : "config.json", shown(shape)));
+  const DTypeInfo& type = info(tensor->dtype);
+  if (!is_float(tensor->dtype) && type.block_elems == 1)
+    return fail(Code::unsupported, fmt::format("is of type {}, which does not hold weights", type.name));
+  if (!type.to_f32) return fail(Code::unsupported, fmt::format("is of type {}, which cannot be read yet", type.name));
   return tensor;
 }
 
@@ -72,15 +117,15 @@ Result<std::vector<float>> Weights::vector(const std::string& name, std::int64_t
 
 Result<std::vector<float>> Weights::norm(const std::string& name, std::int64_t size) const {
   FETTLE_ASSIGN(auto values, vector(name, size));
-  if (config().family->unit_offset)
+  if (config().family->unit_offset && !from_gguf())  // GGUF files hold 1 + w
     for (float& value : values) value += 1.0f;
   return values;
 }
 
 Result<Linear> Weights::linear(const std::string& name, std::int64_t out, std::int64_t in, bool bias,
                                std::int64_t heads) const {
-  (void)heads;
   Linear linear;
+  if (from_gguf() && gguf_reorders_rows(source_->architecture, name + ".weight")) linear.paired_heads = heads;
   FETTLE_ASSIGN(linear.weight, matrix(name + ".weight", out, in));
   if (bias) {
     FETTLE_ASSIGN(linear.bias, vector(name + ".bias", out));

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fettle_kit/io/checkpoint.h"
+#include "fettle_kit/io/gguf.h"
+#include "fettle_kit/model/decoder.h"
+#include "fettle_kit/model/gguf_layout.h"
+#include "fettle_kit/tensor/dtype.h"
+
+#include "unit/kit/model/tiny_model.h"
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <functional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace fettle::kit {
+namespace {
+
+const std::string goldens = std::string(FETTLE_TEST_SHARED) + "/goldens/";
+
+template <class T>
+T must(Result<T> result) {
+  if (!result.ok()) throw std::runtime_error(result.error().message());
+  return *std::move(result);
+}
+void must(const Status& status) {
+  if (!status.ok()) throw std::runtime_error(status.message());
+}
+
+/// A GGUF file of f32 tensors with the weights of a checkpoint, by the layout's own table.
+void write_gguf(const std::string& path, const Checkpoint& model,
+                std::function<void(std::vector<GgufTensor>&)> change = {}) {
+  std::vector<TensorSpec> specs;
+  for (const TensorView* t : model.tensors()) specs.push_back({t->name, t->dtype, t->shape});
+  auto tensors = must(gguf_tensors(model.config(), specs));
+  if (change) change(tensors);
+  std::vector<TensorSpec> out;
+  for (const GgufTensor& t : tensors) out.push_back({t.name, DType::f32, t.shape});
+  GgufWriter writer = must(GgufWriter::create(path, must(gguf_model_metadata(model.config(), nullptr, 1000)), out));
+  for (const GgufTensor& t : tensors) {
+    std::vector<float> values;
+    if (t.hf_name.empty()) {
+      values = gguf_rope_factors(model.config());
+    } else {
+      const TensorView& source = *model.find(t.hf_name);
+      values.resize(static_cast<std::size_t>(source.elements()));
+      info(source.dtype).to_f32(source.bytes.data(), values.data(), values.size());
+    }
+    if (t.plus_one)
+      for (float& v : values) v += 1;
+    if (t.head_dim > 0) {
+      const std::size_t cols = t.shape.size() > 1 ? static_cast<std::size_t>(t.shape.back()) : 1;
+      const std::vector<float> rows = values;
+      for (std::size_t r = 0; r < values.size() / cols; ++r) {
+        const auto from = static_cast<std::size_t>(gguf_source_row(static_cast<std::int64_t>(r), t.head_dim));
+        std::copy_n(rows.begin() + static_cast<std::ptrdiff_t>(from * cols), cols,
+                    values.begin() + static_cast<std::ptrdiff_t>(r * cols));
+      }
+    }
+    must(writer.append(t.name, std::as_bytes(std::span(values))));
+  }
+  must(writer.finish());
+}
+
+std::vector<float> logits_of(const Decoder& model) {
+  std::vector<std::int32_t> ids;
+  for (std::int32_t i = 0; i < 40; ++i) ids.push_back(i * 7 % 40);
+  Rows x(40, model.config().hidden), logits(40, model.config().vocab);
+  must(model.forward(x, ids, {1, 40}));
+  model.logits(logits, x);
+  const ConstMatrix view = logits;
+  return {view.data, view.data + view.rows * view.cols};
+}
+
+class GgufWeights : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string name = ::testing::UnitTest::GetInstance()->current_test_info()->name();
+    std::replace(name.begin(), name.end(), '/', '_');
+    folder_ = ::testing::TempDir() + "gguf_weights_" + name;
+    std::filesystem::remove_all(folder_);
+    std::filesystem::create_directories(folder_ + "/hf");
+    std::filesystem::create_directories(folder_ + "/gguf");
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+  std::string folder_;
+};
+
+class GgufOfGoldens : public GgufWeights, public ::testing::WithParamInterface<std::string> {};
+
+TEST_P(GgufOfGoldens, GivesTheLogitsOfItsCheckpoint) {
+  const std::string golden = goldens + GetParam();
+  if (!std::filesystem::exists(golden)) GTEST_SKIP() << "the reference models are not here";
+  write_gguf(folder_ + "/gguf/model.gguf", must(Checkpoint::open(golden)));
+  const Decoder hf = must(Decoder::open(must(Weights::open(golden))));
+  const Decoder gguf = must(Decoder::open(must(Weights::open(folder_ + "/gguf"))));
+  EXPECT_TRUE(gguf.weights().from_gguf());
+  EXPECT_EQ(hf.config().parameters(), gguf.config().parameters());
+  const auto expected = logits_of(hf), found = logits_of(gguf);
+  if (GetParam() == "llama-rope3-tied") {  // its factors are stored, not the frequencies: an ulp apart
+    ASSERT_EQ(found.size(), expected.size());
+    for (std::size_t i = 0; i < found.size(); ++i) ASSERT_NEAR(found[i], expected[i], 1e-4);
+  } else {
+    EXPECT_EQ(found, expected);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, GgufOfGoldens,
+                         ::testing::Values("llama", "llama-rope3-tied", "smollm-like", "qwen2", "qwen3"),
+                         [](const auto& row) {
+                           std::string name = row.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+TEST_F(GgufWeights, MessagesNameTheTensorAsItStandsInTheFile) {
+  must(test::write_tiny_model(folder_ + "/hf"));
+  const std::string path = folder_ + "/gguf/model.gguf";
+  write_gguf(path, must(Checkpoint::open(folder_ + "/hf")), [](std::vector<GgufTensor>& tensors) {
+    for (GgufTensor& t : tensors)
+      if (t.name == "blk.1.ffn_up.weight") t.name = "blk.1.other.weight";
+  });
+  EXPECT_EQ(Decoder::open(must(Weights::open(folder_ + "/gguf"))).error().message(),
+            path + ": tensor 'blk.1.ffn_up.weight' is missing");
+}
+
+TEST_F(GgufWeights, AFolderWithoutAModelSaysSo) {
+  EXPECT_EQ(Weights::open(folder_ + "/gguf").error().message(),
+            folder_ + "/gguf: no model here: neither config.json nor a .gguf file");
+  EXPECT_EQ(Weights::open(folder_ + "/none").error().message(), folder_ + "/none: there is no such file or folder");
+}
+
+TEST_F(GgufWeights, AFolderWithTwoAsksWhich) {
+  must(test::write_tiny_model(folder_ + "/hf"));
+  const Checkpoint model = must(Checkpoint::open(folder_ + "/hf"));
+  write_gguf(folder_ + "/gguf/a.gguf", model);
+  write_gguf(folder_ + "/gguf/b.gguf", model);
+  EXPECT_EQ(Weights::open(folder_ + "/gguf").error().message(),
+            folder_ + "/gguf: holds 'a.gguf' and 'b.gguf'; name the one you mean");
+  EXPECT_TRUE(Weights::open(folder_ + "/gguf/b.gguf").ok());
+}
+
+}  // namespace
+}  // namespace fettle::kit
