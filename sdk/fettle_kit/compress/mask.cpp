@@ -140,22 +140,29 @@ Mask prune_share(ConstMatrix scores, double share, Group group) {
   return mask;
 }
 
+std::uint64_t keep_n_of_m(const float* scores, NofM pattern) {
+  // Insertion sort, highest first; stable, so the earlier of equal scores ranks higher.
+  std::array<std::int64_t, max_group> order;
+  const auto m = static_cast<std::size_t>(pattern.m);
+  for (std::size_t j = 0; j < m; ++j) {
+    std::size_t at = j;
+    for (; at > 0 && scores[order[at - 1]] < scores[j]; --at) order[at] = order[at - 1];
+    order[at] = static_cast<std::int64_t>(j);
+  }
+  std::uint64_t kept = 0;
+  for (std::size_t rank = 0; rank < static_cast<std::size_t>(pattern.n); ++rank)
+    kept |= std::uint64_t{1} << order[rank];
+  return kept;
+}
+
 Mask prune_n_of_m(ConstMatrix scores, NofM pattern) {
   Mask mask(scores.rows, scores.cols);
   tbb::parallel_for(tbb::blocked_range<std::int64_t>(0, scores.rows, 16), [&](const auto& range) {
-    std::array<int, max_group> order;
     for (std::int64_t i = range.begin(); i < range.end(); ++i)
       for (std::int64_t group = 0; group < scores.cols; group += pattern.m) {
-        const float* const s = scores.data + i * scores.stride + group;
-        // Insertion sort, highest first; stable, so the earlier of equal scores ranks higher.
-        for (int j = 0; j < pattern.m; ++j) {
-          int at = j;
-          for (; at > 0 && s[order[static_cast<std::size_t>(at - 1)]] < s[j]; --at)
-            order[static_cast<std::size_t>(at)] = order[static_cast<std::size_t>(at - 1)];
-          order[static_cast<std::size_t>(at)] = j;
-        }
-        for (int rank = pattern.n; rank < pattern.m; ++rank)
-          mask.prune(i, group + order[static_cast<std::size_t>(rank)]);
+        const std::uint64_t kept = keep_n_of_m(scores.data + i * scores.stride + group, pattern);
+        for (int j = 0; j < pattern.m; ++j)
+          if ((kept >> j & 1) == 0) mask.prune(i, group + j);
       }
   });
   return mask;

@@ -59,6 +59,9 @@ enum class Group { matrix, row };
 /// scores [rows, cols], >= 0 and not NaN. share in [0, 1]. Same result for any thread count.
 Mask prune_share(ConstMatrix scores, double share, Group group);
 
+/// Bit j is set if score j is among the N highest of M; of equal scores the earlier is kept.
+std::uint64_t keep_n_of_m(const float* scores, NofM pattern);
+
 /// Keeps the N highest scores of every aligned group of M columns of a row; of equal scores the earlier index is kept.
 /// cols must be a multiple of M.
 Mask prune_n_of_m(ConstMatrix scores, NofM pattern);

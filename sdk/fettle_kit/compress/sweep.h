@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "fettle/result.h"
+#include "fettle_kit/linalg/factor.h"
+#include "fettle_kit/tensor/matrix.h"
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace fettle::kit {
+
+/// What each weight becomes while the sweep passes it: pruned, rounded to a grid, or both.
+class SweepRule {
+ public:
+  virtual ~SweepRule() = default;
+  /// Before the columns [first, first + w.cols): w [rows, cols], the weights as compensated so far. `diagonal` are U's
+  /// diagonal entries of these columns: w^2 / U_jj^2 is what zeroing a weight costs.
+  virtual void begin_block(std::int64_t first, ConstMatrix w, std::span<const double> diagonal) = 0;
+  /// The value of weight (row, column) given its row of the block from that column on (`rest`, compensated) and U's
+  /// diagonal for the same columns. Called column by column within a row; rows at the same time on several threads.
+  virtual float value(std::int64_t row, std::int64_t column, std::span<const float> rest,
+                      std::span<const double> diagonal) = 0;
+};
+
+struct SweepOptions {
+  std::int64_t block = 128;  ///< columns between two updates of the rest (Frantar & Alistarh 2023)
+  double damping = 0.01;     ///< of the mean diagonal, added to it
+};
+
+struct SweepReport {
+  double error = 0;  ///< sum over all weights of e^2 = tr((W - W') (H + damping) (W - W')^T), W as it came in
+  std::int64_t dead_columns = 0;  ///< inputs that were always zero; their weights became zero
+};
+
+/// Walks the columns of w [rows, cols] from left to right: each weight becomes what `rule` says, and the weights right
+/// of it make up for the error as well as the inputs' correlations allow. The column sweep of SparseGPT (Frantar &
+/// Alistarh 2023, arXiv:2301.00774, section 3) and of GPTQ (Frantar et al. 2022, arXiv:2210.17323, section 3.3).
+///   w      in: the original weights; out: the values
+///   gram   X^T X of the inputs, [cols, cols], any positive scale; lower triangle read
+/// Weights and updates are f32, factors f64. The same bits for any number of threads. invalid_argument if the damped
+/// gram is not positive definite.
+Result<SweepReport> sweep_columns(MutMatrix w, const Square& gram, SweepRule& rule, const SweepOptions& options = {});
+
+}  // namespace fettle::kit
