@@ -4,6 +4,7 @@
 #include "fettle_kit/eval/perplexity.h"
 #include "fettle_kit/eval/windows.h"
 #include "fettle_kit/text/token_set.h"
+
 #include "plugins/harness.h"
 
 #include <gtest/gtest.h>
@@ -19,8 +20,8 @@ using namespace fettle::kit;
 const std::string data = std::string(FETTLE_TEST_SOURCE_DIR) + "/pipelines/data";
 
 const TokenSet& windows() {
-  static const TokenSet all = *windows_of_text(*Tokenizer::open(data + "/prose-3m"), *read_text(data + "/held-out.txt"),
-                                               128, 0);
+  static const TokenSet all =
+      *windows_of_text(*Tokenizer::open(data + "/prose-3m"), *read_text(data + "/held-out.txt"), 128, 0);
   return all;
 }
 

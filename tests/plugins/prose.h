@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <string>
 
-// The trained 3M-parameter model that the project carries, and text it has not seen: enough to ask whether a technique hurts
-// less than another.
+// The trained 3M-parameter model that the project carries, and text it has not seen: enough to ask whether a technique
+// hurts less than another.
 
 namespace fettle::test {
 

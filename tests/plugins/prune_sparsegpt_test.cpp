@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/compress/mask.h"
 #include "fettle_kit/io/checkpoint.h"
+
 #include "plugins/harness.h"
 #include "plugins/prose.h"
 
@@ -42,7 +43,8 @@ TEST(PruneSparseGpt, WritesExactZerosWhereTheMaskSays) {
   for (std::int64_t i = 0; i < mask.rows(); ++i)
     for (std::int64_t j = 0; j < mask.cols(); ++j) {
       const auto at = static_cast<std::size_t>(i * mask.cols() + j) * 2;
-      if (!mask.kept(i, j)) ASSERT_TRUE(t.bytes[at] == std::byte{0} && t.bytes[at + 1] == std::byte{0});
+      if (mask.kept(i, j)) continue;
+      ASSERT_TRUE(t.bytes[at] == std::byte{0} && t.bytes[at + 1] == std::byte{0});
     }
 }
 
@@ -74,9 +76,10 @@ TEST(PruneSparseGpt, RefusesFewerThanTwoTokensAnInput) {
                            .input("calibration", "tokens", prose_tokens(2))
                            .param("share", 0.5)
                            .run();
-  EXPECT_EQ(r.message,
-            "256 calibration tokens are too few for the 256 inputs of 'model.layers.0.self_attn.q_proj.weight': below 512 "
-            "the update is worse than none; give data.tokens more sequences (16 tokens an input are good)");
+  EXPECT_EQ(
+      r.message,
+      "256 calibration tokens are too few for the 256 inputs of 'model.layers.0.self_attn.q_proj.weight': below 512 "
+      "the update is worse than none; give data.tokens more sequences (16 tokens an input are good)");
 }
 
 TEST(PruneSparseGpt, WarnsBelowSixteenTokensAnInput) {
