@@ -1,13 +1,67 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/compress/gguf_blocks.h"
 
+#include "fettle_kit/compress/gguf_lanes.h"
+#include "fettle_kit/kernels/kernels.h"
 #include "fettle_kit/tensor/block_codec.h"
 
+#include <string_view>
+
 namespace fettle::kit {
+namespace {
+
+RowQuantizer quantizer_of(const RowQuantizers& table, DType type) {
+  using enum DType;
+  switch (type) {
+    case q4_0:
+      return table.q4_0;
+    case q4_1:
+      return table.q4_1;
+    case q5_0:
+      return table.q5_0;
+    case q5_1:
+      return table.q5_1;
+    case q8_0:
+      return table.q8_0;
+    case q2_k:
+      return table.q2_k;
+    case q3_k:
+      return table.q3_k;
+    case q4_k:
+      return table.q4_k;
+    case q5_k:
+      return table.q5_k;
+    case q6_k:
+      return table.q6_k;
+    case iq4_nl:
+      return table.iq4_nl;
+    case iq4_xs:
+      return table.iq4_xs;
+    case mxfp4:
+      return table.mxfp4;
+    case nvfp4:
+      return table.nvfp4;
+    default:
+      return nullptr;
+  }
+}
+
+}  // namespace
+
+void quantize_rows_with(std::string_view isa, DType type, const float* x, std::byte* out, std::int64_t rows,
+                        std::int64_t cols, const float* importance) {
+  RowQuantizer quantize = nullptr;
+  if (isa == "avx512") quantize = quantizer_of(row_quantizers_avx512, type);
+  if (isa == "avx2") quantize = quantizer_of(row_quantizers_avx2, type);
+  if (quantize != nullptr && rows > 0 && cols > 0)
+    quantize(x, reinterpret_cast<std::uint8_t*>(out), rows, cols, importance);
+  else
+    encode_blocks_reference(type, x, out, rows, cols, importance);
+}
 
 void quantize_rows(DType type, const float* x, std::byte* out, std::int64_t rows, std::int64_t cols,
                    const float* importance) {
-  encode_blocks_reference(type, x, out, rows, cols, importance);
+  quantize_rows_with(kernels().name, type, x, out, rows, cols, importance);
 }
 
 }  // namespace fettle::kit

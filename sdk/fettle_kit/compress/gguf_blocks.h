@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 namespace fettle::kit {
 
@@ -13,5 +14,9 @@ namespace fettle::kit {
 /// Runs on the calling thread alone. [any thread]
 void quantize_rows(DType type, const float* x, std::byte* out, std::int64_t rows, std::int64_t cols,
                    const float* importance);
+
+/// The same with the code of one instruction set, by the name of its kernel table; for tests and benches.
+void quantize_rows_with(std::string_view isa, DType type, const float* x, std::byte* out, std::int64_t rows,
+                        std::int64_t cols, const float* importance);
 
 }  // namespace fettle::kit

@@ -222,7 +222,7 @@ std::uint8_t nearest_iq4(float x) {
   if (x <= iq4_values[0]) return 0;
   if (x >= iq4_values[15]) return 15;
   int upper = 1;
-  while (x >= iq4_values[upper]) ++upper;  // iq4_values[upper - 1] <= x < iq4_values[upper]
+  while (upper < 15 && !(x < iq4_values[upper])) ++upper;  // NaN goes to the top, as in the reference
   return static_cast<std::uint8_t>(x - iq4_values[upper - 1] < iq4_values[upper] - x ? upper - 1 : upper);
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/compress/gguf_blocks.h"
 
+#include "fettle_kit/kernels/kernels.h"
 #include "fettle_kit/tensor/block_codec.h"
 #include "fettle_kit/tensor/half.h"
 
@@ -75,6 +76,27 @@ TEST(BlockReference, EqualsGgmlByteForByte) { expect_goldens(&encode_blocks_refe
 
 TEST(QuantizeRows, EqualsGgmlByteForByte) { expect_goldens(&quantize_rows); }
 
+/// Every instruction set of this machine, many shapes: whole and broken batches, rows of several blocks.
+TEST(QuantizeRows, EveryInstructionSetEqualsTheReference) {
+  constexpr std::pair<std::int64_t, std::int64_t> shapes[] = {{1, 256}, {3, 256}, {17, 512}, {5, 1280}, {33, 768}};
+  for (const KernelTable* isa : usable_kernels())
+    for (const DTypeInfo& type : all_dtypes()) {
+      if (!has_block_codec(type.dtype)) continue;
+      for (const auto& [rows, cols] : shapes)
+        for (const std::string_view distribution : test::kDistributions)
+          for (const bool weighted : {false, true}) {
+            const auto x = test::weights(distribution, rows, cols);
+            const auto importance = test::importance(cols);
+            const float* q = weighted ? importance.data() : nullptr;
+            std::vector<std::byte> expected(bytes_of(type.dtype, x.size())), got(expected.size());
+            encode_blocks_reference(type.dtype, x.data(), expected.data(), rows, cols, q);
+            quantize_rows_with(isa->name, type.dtype, x.data(), got.data(), rows, cols, q);
+            EXPECT_TRUE(expected == got) << isa->name << " " << type.name << " " << distribution << " " << rows << "x"
+                                         << cols << (weighted ? " weighted" : "");
+          }
+    }
+}
+
 TEST(BlockReference, Mxfp4ScaleEqualsGgmlNearPowersOfTwo) {
   std::vector<float> x;
   const auto add = [&](float amax) {
@@ -96,6 +118,68 @@ TEST(BlockReference, Mxfp4ScaleEqualsGgmlNearPowersOfTwo) {
   ours << std::hex << std::setw(16) << std::setfill('0')
        << fnv1a(quantized(&encode_blocks_reference, DType::mxfp4, x, 32, nullptr));
   EXPECT_EQ(ours.str(), digest);
+}
+
+/// Rows that drive the searches to their edges: nothing positive and many zeros, neighbours 30 orders of magnitude
+/// apart, values under the threshold of zero, constants.
+std::vector<float> extreme_weights(std::int64_t rows, std::int64_t cols) {
+  std::vector<float> x(static_cast<std::size_t>(rows * cols));
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double u = test::uniform(5, i + 1), n = test::normal(6, i);
+    const std::size_t kind = i / 256 % 8;
+    double v = 0;
+    if (kind == 0) v = u < 0.5 ? 0 : -u;
+    if (kind == 1) v = u < 0.1 ? n * 1e15 : n * 1e-15;
+    if (kind == 2) v = n * 1e-15;
+    if (kind == 3) v = u < 0.9 ? -1e-9 * u : -1;
+    if (kind == 4) v = -0.75;
+    if (kind == 5) v = i / 32 % 2 == 0 ? n * 1e-8 : n;
+    if (kind == 6) v = u < 0.03 ? 1e-30 : -1e3 * u;
+    if (kind == 7) v = n * 1e4;
+    x[i] = static_cast<float>(v);
+  }
+  return x;
+}
+
+TEST(QuantizeRows, EveryInstructionSetEqualsTheReferenceAtTheEdges) {
+  const auto x = extreme_weights(16, 1024);
+  const auto importance = test::importance(1024);
+  for (const KernelTable* isa : usable_kernels())
+    for (const DTypeInfo& type : all_dtypes()) {
+      if (!has_block_codec(type.dtype)) continue;
+      for (const float* q : {static_cast<const float*>(nullptr), importance.data()}) {
+        std::vector<std::byte> expected(bytes_of(type.dtype, x.size())), got(expected.size());
+        encode_blocks_reference(type.dtype, x.data(), expected.data(), 16, 1024, q);
+        quantize_rows_with(isa->name, type.dtype, x.data(), got.data(), 16, 1024, q);
+        std::int64_t differing = 0;
+        for (std::size_t i = 0; i < got.size(); ++i) differing += expected[i] != got[i];
+        EXPECT_EQ(differing, 0) << isa->name << " " << type.name << (q ? " weighted" : "");
+      }
+    }
+}
+
+/// What a decoded block is worth: relative squared error on normal weights (science of each format: its table, 1 %).
+TEST(BlockCodec, RoundTripErrorIsThatOfTheFormat) {
+  struct Expected {
+    DType type;
+    double error;
+  };
+  constexpr Expected table[] = {{DType::q4_0, 0.00736}, {DType::mxfp4, 0.01326}, {DType::nvfp4, 0.00905}};
+  std::vector<float> x(1 << 18), y(x.size());
+  for (std::size_t i = 0; i < x.size(); ++i)  // Box and Muller's normal: the tails matter here
+    x[i] = static_cast<float>(std::sqrt(-2 * std::log(1 - test::uniform(11, i + 1))) *
+                              std::cos(2 * 3.14159265358979 * test::uniform(12, i + 1)));
+  for (const auto& [type, error] : table) {
+    std::vector<std::byte> blocks(bytes_of(type, x.size()));
+    quantize_rows(type, x.data(), blocks.data(), 1, static_cast<std::int64_t>(x.size()), nullptr);
+    decode_blocks(type, blocks.data(), y.data(), y.size());
+    double wrong = 0, all = 0;
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      wrong += (x[i] - y[i]) * static_cast<double>(x[i] - y[i]);
+      all += x[i] * static_cast<double>(x[i]);
+    }
+    EXPECT_NEAR(wrong / all, error, error * 0.03) << info(type).name;
+  }
 }
 
 }  // namespace
