@@ -61,6 +61,10 @@ class QueryTile {
     for (int64_t r = 0; r < rows_; ++r)
       t.scale(queries_ + r * kPackedStride, h.scale, q.data + (first_query + r / group_) * q.stride + head_column(r),
               static_cast<std::size_t>(dim));
+    if (rows_ <= kThinRows) {
+      queries_by_depth_ = scratch(Scratch::rows, static_cast<std::size_t>(rows_ * dim));
+      t.transpose(queries_by_depth_, rows_, queries_, kPackedStride, rows_, dim);
+    }
   }
 
   int64_t last_position() const { return position(rows_ - 1); }
@@ -89,7 +93,7 @@ class QueryTile {
           t_.tile(scores_ + s, kPackedStride, queries_ + r0 * kPackedStride, k + s, kKeyTile, dim, rows,
                   std::min<int64_t>(t_.tile_cols, seen - s), false);
       } else {
-        t_.thin_f32(scores_, kPackedStride, queries_, kPackedStride, rows_, k, k_stride, seen, dim, false);
+        t_.thin_f32(scores_, kPackedStride, queries_by_depth_, rows_, k, k_stride, seen, dim, false);
       }
       weigh(r0, rows, start, seen);
       for (int64_t d = 0; d < dim; d += t_.tile_cols)
@@ -152,7 +156,7 @@ class QueryTile {
   const CausalHeads& h_;
   const KernelTable& t_;
   int64_t group_, column_, first_query_, first_position_, rows_;
-  float *queries_, *scores_, *values_, *max_, *weight_;
+  float *queries_, *queries_by_depth_ = nullptr, *scores_, *values_, *max_, *weight_;
 };
 
 }  // namespace

@@ -85,7 +85,7 @@ inline __m256 times_power_of_two(__m256 p, __m256 shifted) {
   const __m256 second_half = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23));
   return _mm256_mul_ps(_mm256_mul_ps(p, first_half), second_half);
 }
-inline V times_power_of_two(V p, V shifted) {
+inline V times_power_of_two(V p, V, V shifted) {
   return {times_power_of_two(p.low, shifted.low), times_power_of_two(p.high, shifted.high)};
 }
 
@@ -307,9 +307,9 @@ struct Sums {
     FETTLE_COLUMNS(FETTLE_STORE)
 #undef FETTLE_STORE
   }
-  void step(const float* x, ptrdiff_t stride, __m256 w) {
+  void step(const float* x, __m256 w) {
 #define FETTLE_STEP(i) \
-  if constexpr (i < R) s##i = _mm256_fmadd_ps(_mm256_set1_ps(x[i * stride]), w, s##i);
+  if constexpr (i < R) s##i = _mm256_fmadd_ps(_mm256_set1_ps(x[i]), w, s##i);
     FETTLE_COLUMNS(FETTLE_STEP)
 #undef FETTLE_STEP
   }
@@ -330,8 +330,8 @@ struct Bf16Rows {
 };
 
 template <class Rows, int R>
-void thin_rows(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_stride, const typename Rows::Element* w,
-               ptrdiff_t w_stride, ptrdiff_t w_rows, ptrdiff_t depth, bool accumulate) {
+void thin_rows(float* y, ptrdiff_t y_stride, const float* x, const typename Rows::Element* w, ptrdiff_t w_stride,
+               ptrdiff_t w_rows, ptrdiff_t depth, bool accumulate) {
   constexpr ptrdiff_t per_word = Rows::per_word;
   for (ptrdiff_t j = 0; j < w_rows; j += 8, w += 8 * w_stride, y += 8) {
     const ptrdiff_t rows = w_rows - j;
@@ -344,13 +344,13 @@ void thin_rows(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_stride,
         return _mm256_loadu_ps(reinterpret_cast<const float*>(w + (i < rows ? i : rows - 1) * w_stride + k));
       };
       const Block t = transposed({row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)});
-      const float* at = x + k;
-#define FETTLE_STEP(c)                                     \
-  if constexpr (per_word == 1) {                           \
-    sums.step(at + c, x_stride, t.r##c);                   \
-  } else {                                                 \
-    sums.step(at + 2 * c, x_stride, even_half(t.r##c));    \
-    sums.step(at + 2 * c + 1, x_stride, odd_half(t.r##c)); \
+      const float* at = x + k * R;
+#define FETTLE_STEP(c)                                 \
+  if constexpr (per_word == 1) {                       \
+    sums.step(at + c * R, t.r##c);                     \
+  } else {                                             \
+    sums.step(at + 2 * c * R, even_half(t.r##c));      \
+    sums.step(at + (2 * c + 1) * R, odd_half(t.r##c)); \
   }
       FETTLE_COLUMNS(FETTLE_STEP)
 #undef FETTLE_STEP
@@ -365,7 +365,7 @@ void thin_rows(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_stride,
           column[i] = __builtin_bit_cast(float, static_cast<std::uint32_t>(element) << 16);
         }
       }
-      sums.step(x + k, x_stride, _mm256_load_ps(column));
+      sums.step(x + k * R, _mm256_load_ps(column));
     }
     sums.store(y, y_stride, mask);
   }
@@ -373,14 +373,14 @@ void thin_rows(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_stride,
 #undef FETTLE_COLUMNS
 
 template <class Rows>
-void thin(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_stride, ptrdiff_t x_rows,
-          const typename Rows::Element* w, ptrdiff_t w_stride, ptrdiff_t w_rows, ptrdiff_t depth, bool accumulate) {
-  using Function = void (*)(float*, ptrdiff_t, const float*, ptrdiff_t, const typename Rows::Element*, ptrdiff_t,
-                            ptrdiff_t, ptrdiff_t, bool);
+void thin(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_rows, const typename Rows::Element* w,
+          ptrdiff_t w_stride, ptrdiff_t w_rows, ptrdiff_t depth, bool accumulate) {
+  using Function =
+      void (*)(float*, ptrdiff_t, const float*, const typename Rows::Element*, ptrdiff_t, ptrdiff_t, ptrdiff_t, bool);
   static constexpr Function by_rows[kThinRows] = {thin_rows<Rows, 1>, thin_rows<Rows, 2>, thin_rows<Rows, 3>,
                                                   thin_rows<Rows, 4>, thin_rows<Rows, 5>, thin_rows<Rows, 6>,
                                                   thin_rows<Rows, 7>, thin_rows<Rows, 8>};
-  by_rows[x_rows - 1](y, y_stride, x, x_stride, w, w_stride, w_rows, depth, accumulate);
+  by_rows[x_rows - 1](y, y_stride, x, w, w_stride, w_rows, depth, accumulate);
 }
 
 }  // namespace

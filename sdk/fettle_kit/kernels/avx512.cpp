@@ -51,14 +51,8 @@ inline V select(M m, V yes, V no) { return {_mm512_mask_blend_ps(m.m, no.v, yes.
 inline V keep(All, V a, V) { return a; }
 inline V keep(First part, V a, V old) { return {_mm512_mask_blend_ps(part.mask, old.v, a.v)}; }
 
-inline V times_power_of_two(V p, V shifted) {
-  const __m512i whole = _mm512_sub_epi32(_mm512_castps_si512(shifted.v), _mm512_set1_epi32(kRoundMagicBits));
-  const __m512i half = _mm512_srai_epi32(whole, 1), rest = _mm512_sub_epi32(whole, half);
-  const __m512i bias = _mm512_set1_epi32(127);
-  const __m512 first = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(half, bias), 23));
-  const __m512 second = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(rest, bias), 23));
-  return {_mm512_mul_ps(_mm512_mul_ps(p.v, first), second)};
-}
+/// One rounding, subnormal results included, as two exact factors give.
+inline V times_power_of_two(V p, V n, V) { return {_mm512_scalef_ps(p.v, n.v)}; }
 
 inline float add_lanes(V a) {
   const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
@@ -197,9 +191,10 @@ void transpose(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_stride,
   if (c < count) _mm512_mask_storeu_ps(to + c * y_stride, row_mask, t.r##c);
       FETTLE_STORE(0)
       FETTLE_STORE(1)
-      FETTLE_STORE(2) FETTLE_STORE(3) FETTLE_STORE(4) FETTLE_STORE(5) FETTLE_STORE(6) FETTLE_STORE(7) FETTLE_STORE(8)
-          FETTLE_STORE(9) FETTLE_STORE(10) FETTLE_STORE(11) FETTLE_STORE(12) FETTLE_STORE(13) FETTLE_STORE(14)
-              FETTLE_STORE(15)
+      FETTLE_STORE(2)
+      FETTLE_STORE(3)
+      FETTLE_STORE(4) FETTLE_STORE(5) FETTLE_STORE(6) FETTLE_STORE(7) FETTLE_STORE(8) FETTLE_STORE(9) FETTLE_STORE(10)
+          FETTLE_STORE(11) FETTLE_STORE(12) FETTLE_STORE(13) FETTLE_STORE(14) FETTLE_STORE(15)
 #undef FETTLE_STORE
     }
   }
@@ -283,6 +278,7 @@ void tile(float* y, ptrdiff_t y_stride, const float* a, const float* b, ptrdiff_
 
 template <int R>
 struct Sums {
+  static constexpr ptrdiff_t rows = R;
   __m512 s0, s1, s2, s3, s4, s5, s6, s7;
 
   void load(const float* y, ptrdiff_t stride, __mmask16 mask, bool accumulate) {
@@ -297,9 +293,9 @@ struct Sums {
     FETTLE_THIN_ROWS(FETTLE_STORE)
 #undef FETTLE_STORE
   }
-  void step(const float* x, ptrdiff_t stride, __m512 w) {
+  void step(const float* x, __m512 w) {
 #define FETTLE_STEP(i) \
-  if constexpr (i < R) s##i = _mm512_fmadd_ps(_mm512_set1_ps(x[i * stride]), w, s##i);
+  if constexpr (i < R) s##i = _mm512_fmadd_ps(_mm512_set1_ps(x[i]), w, s##i);
     FETTLE_THIN_ROWS(FETTLE_STEP)
 #undef FETTLE_STEP
   }
@@ -314,8 +310,8 @@ struct F32Rows {
     return load_block(w, stride, rows, first(left));
   }
   template <class S>
-  static void step(S& sums, const float* x, ptrdiff_t stride, __m512 w, ptrdiff_t k) {
-    sums.step(x + k, stride, w);
+  static void step(S& sums, const float* x, __m512 w, ptrdiff_t k) {
+    sums.step(x + k * S::rows, w);
   }
 };
 /// Two neighbours in one 32-bit word are transposed as one.
@@ -331,16 +327,16 @@ struct Bf16Rows {
             row(8), row(9), row(10), row(11), row(12), row(13), row(14), row(15)};
   }
   template <class S>
-  static void step(S& sums, const float* x, ptrdiff_t stride, __m512 w, ptrdiff_t k) {
+  static void step(S& sums, const float* x, __m512 w, ptrdiff_t k) {
     const __m512i pair = _mm512_castps_si512(w);
-    sums.step(x + 2 * k, stride, _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16)));
-    sums.step(x + 2 * k + 1, stride, _mm512_castsi512_ps(_mm512_and_si512(pair, _mm512_set1_epi32(-65536))));
+    sums.step(x + 2 * k * S::rows, _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16)));
+    sums.step(x + (2 * k + 1) * S::rows, _mm512_castsi512_ps(_mm512_and_si512(pair, _mm512_set1_epi32(-65536))));
   }
 };
 
 template <class Rows, int R>
-void thin_rows(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_stride, const typename Rows::Element* w,
-               ptrdiff_t w_stride, ptrdiff_t w_rows, ptrdiff_t depth, bool accumulate) {
+void thin_rows(float* y, ptrdiff_t y_stride, const float* x, const typename Rows::Element* w, ptrdiff_t w_stride,
+               ptrdiff_t w_rows, ptrdiff_t depth, bool accumulate) {
   for (ptrdiff_t j = 0; j < w_rows; j += 16, w += 16 * w_stride, y += 16) {
     const ptrdiff_t rows = w_rows - j;
     const __mmask16 mask = first(rows);
@@ -349,12 +345,14 @@ void thin_rows(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_stride,
     ptrdiff_t k = 0;
     for (; k + Rows::depth <= depth; k += Rows::depth) {
       const Block t = transposed(Rows::load(w + k, w_stride, rows, Rows::depth));
-      const float* at = x + k;
-#define FETTLE_STEP(c) Rows::step(sums, at, x_stride, t.r##c, c);
+      const float* at = x + k * R;
+#define FETTLE_STEP(c) Rows::step(sums, at, t.r##c, c);
       FETTLE_STEP(0)
       FETTLE_STEP(1)
-      FETTLE_STEP(2) FETTLE_STEP(3) FETTLE_STEP(4) FETTLE_STEP(5) FETTLE_STEP(6) FETTLE_STEP(7) FETTLE_STEP(8)
-          FETTLE_STEP(9) FETTLE_STEP(10) FETTLE_STEP(11) FETTLE_STEP(12) FETTLE_STEP(13) FETTLE_STEP(14) FETTLE_STEP(15)
+      FETTLE_STEP(2)
+      FETTLE_STEP(3)
+      FETTLE_STEP(4) FETTLE_STEP(5) FETTLE_STEP(6) FETTLE_STEP(7) FETTLE_STEP(8) FETTLE_STEP(9) FETTLE_STEP(10)
+          FETTLE_STEP(11) FETTLE_STEP(12) FETTLE_STEP(13) FETTLE_STEP(14) FETTLE_STEP(15)
 #undef FETTLE_STEP
     }
     if (k < depth) {  // what is left of the depth goes through memory
@@ -363,11 +361,12 @@ void thin_rows(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_stride,
 #define FETTLE_STORE(c) _mm512_store_ps(words[c], t.r##c);
       FETTLE_STORE(0)
       FETTLE_STORE(1)
-      FETTLE_STORE(2) FETTLE_STORE(3) FETTLE_STORE(4) FETTLE_STORE(5) FETTLE_STORE(6) FETTLE_STORE(7) FETTLE_STORE(8)
-          FETTLE_STORE(9) FETTLE_STORE(10) FETTLE_STORE(11) FETTLE_STORE(12) FETTLE_STORE(13) FETTLE_STORE(14)
-              FETTLE_STORE(15)
+      FETTLE_STORE(2)
+      FETTLE_STORE(3)
+      FETTLE_STORE(4) FETTLE_STORE(5) FETTLE_STORE(6) FETTLE_STORE(7) FETTLE_STORE(8) FETTLE_STORE(9) FETTLE_STORE(10)
+          FETTLE_STORE(11) FETTLE_STORE(12) FETTLE_STORE(13) FETTLE_STORE(14) FETTLE_STORE(15)
 #undef FETTLE_STORE
-                  constexpr ptrdiff_t per_word = Rows::depth / 16;
+              constexpr ptrdiff_t per_word = Rows::depth / 16;
       for (ptrdiff_t c = 0; k < depth; ++k, ++c) {
         __m512 word = _mm512_load_ps(words[c / per_word]);
         if constexpr (per_word == 2) {
@@ -375,7 +374,7 @@ void thin_rows(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_stride,
           word = _mm512_castsi512_ps(c % 2 == 0 ? _mm512_slli_epi32(pair, 16)
                                                 : _mm512_and_si512(pair, _mm512_set1_epi32(-65536)));
         }
-        sums.step(x + k, x_stride, word);
+        sums.step(x + k * R, word);
       }
     }
     sums.store(y, y_stride, mask);
@@ -383,14 +382,14 @@ void thin_rows(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_stride,
 }
 
 template <class Rows>
-void thin(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_stride, ptrdiff_t x_rows,
-          const typename Rows::Element* w, ptrdiff_t w_stride, ptrdiff_t w_rows, ptrdiff_t depth, bool accumulate) {
-  using Function = void (*)(float*, ptrdiff_t, const float*, ptrdiff_t, const typename Rows::Element*, ptrdiff_t,
-                            ptrdiff_t, ptrdiff_t, bool);
+void thin(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_rows, const typename Rows::Element* w,
+          ptrdiff_t w_stride, ptrdiff_t w_rows, ptrdiff_t depth, bool accumulate) {
+  using Function =
+      void (*)(float*, ptrdiff_t, const float*, const typename Rows::Element*, ptrdiff_t, ptrdiff_t, ptrdiff_t, bool);
   static constexpr Function by_rows[kThinRows] = {thin_rows<Rows, 1>, thin_rows<Rows, 2>, thin_rows<Rows, 3>,
                                                   thin_rows<Rows, 4>, thin_rows<Rows, 5>, thin_rows<Rows, 6>,
                                                   thin_rows<Rows, 7>, thin_rows<Rows, 8>};
-  by_rows[x_rows - 1](y, y_stride, x, x_stride, w, w_stride, w_rows, depth, accumulate);
+  by_rows[x_rows - 1](y, y_stride, x, w, w_stride, w_rows, depth, accumulate);
 }
 
 }  // namespace

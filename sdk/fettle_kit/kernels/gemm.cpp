@@ -177,17 +177,24 @@ struct StoredW {
   }
 };
 
-/// y = x w' for a few rows of x: each task streams some rows of w once. rows(j, count) computes columns j ... of y.
+/// y = x w' for a few rows of x: each task streams some rows of w once. rows(x, j, count) computes columns j ... of y
+/// from the x of the kernels, [K, M].
 template <class Rows>
-void thin_product(MutMatrix y, std::size_t row_bytes, const Rows& rows) {
+void thin_product(MutMatrix y, ConstMatrix x, std::size_t row_bytes, const KernelTable& t, const Rows& rows) {
   constexpr std::size_t kTaskBytes = 128 << 10;
   const auto fitting = static_cast<int64_t>(kTaskBytes / std::max<std::size_t>(row_bytes, 1));
   const int64_t most = round_up(divide_up(y.cols, 4 * tbb::this_task_arena::max_concurrency()), 16);
   const int64_t chunk = std::clamp<int64_t>(fitting / 16 * 16, 16, std::max<int64_t>(most, 16));
   if (y.rows == 0 || y.cols == 0) return;
+  const float* by_depth = x.data;
+  if (x.rows > 1) {  // all tasks read it while this thread waits for them, isolated: none of them asks for this buffer
+    float* const buffer = scratch(Scratch::x, static_cast<std::size_t>(x.rows * x.cols));
+    t.transpose(buffer, x.rows, x.data, x.stride, x.rows, x.cols);
+    by_depth = buffer;
+  }
   parallel(divide_up(y.cols, chunk), [&](int64_t task) {
     const int64_t j = task * chunk;
-    rows(j, std::min(chunk, y.cols - j));
+    rows(by_depth, j, std::min(chunk, y.cols - j));
   });
 }
 
@@ -196,10 +203,11 @@ void thin_product(MutMatrix y, std::size_t row_bytes, const Rows& rows) {
 void matmul_nt(MutMatrix y, ConstMatrix x, ConstMatrix w, bool accumulate, const KernelTable& t) {
   check(x.rows == y.rows && w.rows == y.cols && x.cols == w.cols, "matmul_nt", y, x.rows, w.rows, x.cols, w.cols);
   if (y.rows <= kThinRows) {
-    thin_product(y, static_cast<std::size_t>(w.cols) * sizeof(float), [&](int64_t j, int64_t count) {
-      t.thin_f32(y.data + j, y.stride, x.data, x.stride, x.rows, w.data + j * w.stride, w.stride, count, x.cols,
-                 accumulate);
-    });
+    thin_product(y, x, static_cast<std::size_t>(w.cols) * sizeof(float), t,
+                 [&](const float* by_depth, int64_t j, int64_t count) {
+                   t.thin_f32(y.data + j, y.stride, by_depth, x.rows, w.data + j * w.stride, w.stride, count, x.cols,
+                              accumulate);
+                 });
     return;
   }
   blocked_product(y, x.cols, accumulate, t, RowsOfX{x}, RowsOfW{w, t});
@@ -227,11 +235,11 @@ void matmul_nt(MutMatrix y, ConstMatrix x, const StoredMatrix& w, bool accumulat
 
   if (w.dtype == DType::bf16 && stored.halves()) {
     const auto* data = reinterpret_cast<const std::uint16_t*>(w.data);
-    return thin_product(y, stored.row_bytes, [&](int64_t j, int64_t count) {
-      t.thin_bf16(y.data + j, y.stride, x.data, x.stride, x.rows, data + j * w.cols, w.cols, count, x.cols, accumulate);
+    return thin_product(y, x, stored.row_bytes, t, [&](const float* by_depth, int64_t j, int64_t count) {
+      t.thin_bf16(y.data + j, y.stride, by_depth, x.rows, data + j * w.cols, w.cols, count, x.cols, accumulate);
     });
   }
-  thin_product(y, stored.row_bytes, [&](int64_t j0, int64_t count) {
+  thin_product(y, x, stored.row_bytes, t, [&](const float* by_depth, int64_t j0, int64_t count) {
     constexpr int64_t kGroup = 16;
     float* const rows = scratch(Scratch::rows, static_cast<std::size_t>(kGroup * kPackedStride));
     for (int64_t j = j0; j < j0 + count; j += kGroup) {
@@ -240,7 +248,7 @@ void matmul_nt(MutMatrix y, ConstMatrix x, const StoredMatrix& w, bool accumulat
       do {
         const int64_t depth = std::min<int64_t>(kBlockDepth, x.cols - k);
         for (int64_t r = 0; r < group; ++r) stored.widen(rows + r * kPackedStride, j + r, k, depth);
-        t.thin_f32(y.data + j, y.stride, x.data + k, x.stride, x.rows, rows, kPackedStride, group, depth,
+        t.thin_f32(y.data + j, y.stride, by_depth + k * x.rows, x.rows, rows, kPackedStride, group, depth,
                    accumulate || k > 0);
         k += depth;
       } while (k < x.cols);

@@ -74,13 +74,12 @@ struct KernelTable {
   /// y[j,i] = x[i,j]
   void (*transpose)(float* y, std::ptrdiff_t y_stride, const float* x, std::ptrdiff_t x_stride, std::ptrdiff_t rows,
                     std::ptrdiff_t cols);
-  /// y[i,j] = sum_k x[i,k] * w[j,k] (+ y[i,j] if accumulate), i < x_rows <= kThinRows, j < w_rows: reads w once.
-  void (*thin_f32)(float* y, std::ptrdiff_t y_stride, const float* x, std::ptrdiff_t x_stride, std::ptrdiff_t x_rows,
-                   const float* w, std::ptrdiff_t w_stride, std::ptrdiff_t w_rows, std::ptrdiff_t depth,
-                   bool accumulate);
-  void (*thin_bf16)(float* y, std::ptrdiff_t y_stride, const float* x, std::ptrdiff_t x_stride, std::ptrdiff_t x_rows,
-                    const std::uint16_t* w, std::ptrdiff_t w_stride, std::ptrdiff_t w_rows, std::ptrdiff_t depth,
-                    bool accumulate);
+  /// y[i,j] = sum_k x[k,i] * w[j,k] (+ y[i,j] if accumulate), i < x_rows <= kThinRows, j < w_rows: reads w once. x is
+  /// dense, [depth, x_rows].
+  void (*thin_f32)(float* y, std::ptrdiff_t y_stride, const float* x, std::ptrdiff_t x_rows, const float* w,
+                   std::ptrdiff_t w_stride, std::ptrdiff_t w_rows, std::ptrdiff_t depth, bool accumulate);
+  void (*thin_bf16)(float* y, std::ptrdiff_t y_stride, const float* x, std::ptrdiff_t x_rows, const std::uint16_t* w,
+                    std::ptrdiff_t w_stride, std::ptrdiff_t w_rows, std::ptrdiff_t depth, bool accumulate);
 };
 
 extern const KernelTable scalar_kernels;

@@ -10,7 +10,7 @@ constexpr size_t kLanes = 16;
 
 /// Calls step(i, n) for each group of lanes of a row; n < 16 only in the last.
 template <class Step>
-inline void for_lanes(size_t n, const Step& step) {
+[[gnu::always_inline]] inline void for_lanes(size_t n, const Step& step) {
   size_t i = 0;
   for (; i + kLanes <= n; i += kLanes) step(i, All{});
   if (i < n) step(i, First{n - i});
@@ -52,7 +52,7 @@ void scale_mul(float* y, float a, const float* x, const float* w, size_t n) {
 }
 
 struct Exp {
-  static V of(V x) {
+  [[gnu::always_inline]] static V of(V x) {
     x = larger(V::set(kExpMin), x);  // the second operand if either is NaN
     x = smaller(V::set(kExpMax), x);
     const V shifted = fma(x, V::set(kLog2E), V::set(kRoundMagic));
@@ -65,12 +65,12 @@ struct Exp {
     p = fma(p, r, V::set(kExp[1]));
     p = fma(p, r, V::set(kExp[0]));
     p = fma(r * r, p, r) + V::set(1.0f);
-    return times_power_of_two(p, shifted);
+    return times_power_of_two(p, n, shifted);  // n, and n in the low bits of shifted
   }
 };
 
 struct Tanh {
-  static V of(V x) {
+  [[gnu::always_inline]] static V of(V x) {
     const V magnitude = abs(x), z = x * x;
     V p = fma(V::set(kTanh[5]), z, V::set(kTanh[4]));
     p = fma(p, z, V::set(kTanh[3]));
@@ -84,18 +84,18 @@ struct Tanh {
 };
 
 struct Sigmoid {
-  static V of(V x) {
+  [[gnu::always_inline]] static V of(V x) {
     const V one = V::set(1.0f), e = Exp::of(negative(abs(x)));
     return select(less(x, V::set(0.0f)), e, one) / (one + e);
   }
 };
 
 struct Silu {
-  static V of(V x) { return x * Sigmoid::of(x); }
+  [[gnu::always_inline]] static V of(V x) { return x * Sigmoid::of(x); }
 };
 
 struct GeluTanh {
-  static V of(V x) { return x * Sigmoid::of(x * fma(V::set(kGelu3), x * x, V::set(kGelu1))); }
+  [[gnu::always_inline]] static V of(V x) { return x * Sigmoid::of(x * fma(V::set(kGelu3), x * x, V::set(kGelu1))); }
 };
 
 template <class Function>

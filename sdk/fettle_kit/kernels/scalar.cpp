@@ -192,12 +192,12 @@ float f32_from(float w) { return w; }
 float f32_from(std::uint16_t w) { return std::bit_cast<float>(static_cast<std::uint32_t>(w) << 16); }
 
 template <class W>
-void thin(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_stride, ptrdiff_t x_rows, const W* w,
-          ptrdiff_t w_stride, ptrdiff_t w_rows, ptrdiff_t depth, bool accumulate) {
+void thin(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_rows, const W* w, ptrdiff_t w_stride,
+          ptrdiff_t w_rows, ptrdiff_t depth, bool accumulate) {
   for (ptrdiff_t i = 0; i < x_rows; ++i) {
     for (ptrdiff_t j = 0; j < w_rows; ++j) {
       float sum = accumulate ? y[i * y_stride + j] : 0.0f;
-      for (ptrdiff_t k = 0; k < depth; ++k) sum = std::fma(x[i * x_stride + k], f32_from(w[j * w_stride + k]), sum);
+      for (ptrdiff_t k = 0; k < depth; ++k) sum = std::fma(x[k * x_rows + i], f32_from(w[j * w_stride + k]), sum);
       y[i * y_stride + j] = sum;
     }
   }
