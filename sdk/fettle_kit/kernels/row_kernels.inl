@@ -53,8 +53,8 @@ void scale_mul(float* y, float a, const float* x, const float* w, size_t n) {
 
 struct Exp {
   [[gnu::always_inline]] static V of(V x) {
-    x = larger(V::set(kExpMin), x);  // the second operand if either is NaN
-    x = smaller(V::set(kExpMax), x);
+    const M none = less(x, V::set(kExpMin));
+    x = smaller(V::set(kExpMax), x);  // x if it is NaN
     const V shifted = fma(x, V::set(kLog2E), V::set(kRoundMagic));
     const V n = shifted - V::set(kRoundMagic);
     V r = fma(n, V::set(-kLn2High), x);
@@ -65,7 +65,7 @@ struct Exp {
     p = fma(p, r, V::set(kExp[1]));
     p = fma(p, r, V::set(kExp[0]));
     p = fma(r * r, p, r) + V::set(1.0f);
-    return times_power_of_two(p, n, shifted);  // n, and n in the low bits of shifted
+    return times_power_of_two(p, n, shifted, none);
   }
 };
 

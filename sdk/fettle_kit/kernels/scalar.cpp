@@ -72,7 +72,7 @@ void scale_mul(float* y, float a, const float* x, const float* w, size_t n) {
 float power_of_two(std::uint32_t n) { return std::bit_cast<float>((n + 127u) << 23); }
 
 float exp_of(float x) {
-  x = x < kExpMin ? kExpMin : x;
+  if (x < kExpMin) return 0.0f;
   x = x > kExpMax ? kExpMax : x;
   const float shifted = std::fma(x, kLog2E, kRoundMagic);
   const float n = shifted - kRoundMagic;

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention and row kernels. Rates per second of CPU time, as in gemm_bench.cpp. Attention counts 4 * head_dim operations for
-// each pair of query and key that the mask lets through; `of_limit` is the share of the register-only FMA rate.
+// Attention and row kernels. Rates per second of CPU time, as in gemm_bench.cpp. Attention counts 4 * head_dim
+// operations for each pair of query and key that the mask lets through; `of_limit` is the share of the register-only
+// FMA rate.
+#include "fettle_kit/kernels/attention.h"
+
+#include "machine_limits.h"
+
 #include <benchmark/benchmark.h>
+#include <tbb/task_arena.h>
 
 #include <cmath>
 #include <cstdint>
 #include <vector>
-
-#include <tbb/task_arena.h>
-
-#include "fettle_kit/kernels/attention.h"
-
-#include "machine_limits.h"
 
 namespace fettle::kit {
 namespace {
