@@ -439,7 +439,8 @@ class Loader {
       }
       step(raw, variant, *node, names(&variant, each));
       if (pipeline_.steps.size() > most_instances) {
-        diagnostics_.error(raw.key->where, fmt::format("the pipeline has more than {} steps", grouped(most_instances)));
+        diagnostics_.error(raw.key->where,
+                           fmt::format("the pipeline has more than {} steps", grouped(most_instances)));
         return;
       }
     }

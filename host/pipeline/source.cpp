@@ -144,7 +144,7 @@ std::string nearest(std::string_view word, const std::vector<std::string>& candi
   if (word.empty() || word.size() > longest) return {};
   const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; };
   std::string best;
-  std::size_t best_distance = std::max<std::size_t>(word.size() / 3, 1) + 1;
+  std::size_t best_distance = word.size() / 3 + 1;  // words of one or two letters: only another case
   for (const std::string& candidate : candidates) {
     if (candidate.size() > longest || candidate == word) continue;
     // Edits, and swaps of neighbours (optimal string alignment).

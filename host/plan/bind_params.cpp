@@ -27,11 +27,13 @@ std::string number_text(double value) {
   return {buffer, end};
 }
 
-/// Whole bytes and counts that fit a limit are easier to read with their separators.
 std::string limit_text(const fettle_param& param, double limit) {
-  if (param.type == FETTLE_TYPE_DURATION) return number_text(limit) + "s";
-  if (param.type == FETTLE_TYPE_SIZE) return number_text(limit) + "B";
-  return number_text(limit);
+  const bool whole = param.type == FETTLE_TYPE_INT || param.type == FETTLE_TYPE_COUNT || param.type == FETTLE_TYPE_SIZE;
+  const bool long_number = whole && limit >= 10'000 && limit < 9e15;
+  std::string text = long_number ? grouped(static_cast<std::uint64_t>(limit)) : number_text(limit);
+  if (param.type == FETTLE_TYPE_DURATION) text += "s";
+  if (param.type == FETTLE_TYPE_SIZE) text += "B";
+  return text;
 }
 
 std::string range_text(const fettle_param& param) {

@@ -128,8 +128,8 @@ class Planner {
     if (notes.empty() && hint.empty()) {
       notes.push_back(ids.empty() ? "no plugin was found" : "techniques: " + listed(ids));
       if (!catalogue_.refusals.empty())
-        notes.push_back(
-            fmt::format("{} plugin files were refused: 'fettle plugins' says why", catalogue_.refusals.size()));
+        notes.push_back(fmt::format("{} plugin file{} refused: 'fettle plugins' says why", catalogue_.refusals.size(),
+                                    catalogue_.refusals.size() == 1 ? " was" : "s were"));
     }
     diagnostics_.error(step.use_where, fmt::format("step '{}': unknown technique '{}'{}", step.base, step.use, hint),
                        std::move(notes));
@@ -170,10 +170,12 @@ class Planner {
   void ports(Draft& draft) {
     const Step& step = *draft.step;
     const fettle_technique& table = *draft.technique->table;
+    std::set<std::string, std::less<>> misspelt;  // ports that a wrong name probably means
     std::vector<std::string> known;
     for (std::uint32_t i = 0; i < table.input_count; ++i) known.emplace_back(table.inputs[i].name);
     for (const auto& [key, references] : step.in)
       if (std::find(known.begin(), known.end(), key.text) == known.end()) {
+        misspelt.insert(nearest(key.text, known));
         const std::string hint = did_you_mean(key.text, known);
         diagnostics_.error(
             key.where, fmt::format("step '{}': {} has no input '{}'{}", step.base, table.id, key.text, hint),
@@ -186,7 +188,7 @@ class Planner {
       const auto written = std::find_if(step.in.begin(), step.in.end(),
                                         [&](const auto& entry) { return entry.first.text == port.name; });
       if (written == step.in.end()) {
-        if (port.flags & FETTLE_PORT_OPTIONAL) continue;
+        if (port.flags & FETTLE_PORT_OPTIONAL || misspelt.contains(port.name)) continue;
         diagnostics_.error(step.where,
                            fmt::format("step '{}': input '{}' of {} is not connected", step.base, port.name, table.id),
                            {fmt::format("{} ({}): {}", port.name, port.kind, port.help)});
@@ -326,7 +328,8 @@ class Planner {
       else
         d.related.emplace_back(edge->second, sentence);
     }
-    d.message = "steps need one another: " + chain;
+    d.message = cycle.size() == 1 ? fmt::format("step '{}' needs itself", drafts_[cycle[0]].step->name)
+                                  : fmt::format("steps need one another: {}", chain);
     diagnostics_.add(std::move(d));
   }
 
