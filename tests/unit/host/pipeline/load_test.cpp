@@ -42,8 +42,11 @@ class LoadPipeline : public ::testing::Test {
     std::string out;
     for (const auto& [key, references] : step.in)
       if (key.text == port)
-        for (const Reference& r : references)
-          out += (out.empty() ? "" : " ") + r.full_name() + (r.port ? "." + *r.port : "");
+        for (const Reference& r : references) {
+          if (!out.empty()) out += ' ';
+          out += r.full_name();
+          if (r.port) out.append(".").append(*r.port);
+        }
     return out;
   }
   static const Node& with(const Step& step, const std::string& name) {
@@ -172,7 +175,7 @@ TEST_F(LoadPipeline, SetsComeLast) {
             {"smoke"}});
   EXPECT_EQ(with(p.steps[0], "keep").text, "0.9");
   EXPECT_EQ(with(p.steps[0], "extra").items.size(), 2u);
-  EXPECT_EQ(with(p.steps[0], "extra").items[1].where.column, 25);
+  EXPECT_EQ(with(p.steps[0], "extra").items[1].where.column, 24);
   EXPECT_EQ(p.steps[0].resources.cores, 3u);
   EXPECT_EQ(p.inputs[0].paths[0], (folder_ / "b.txt").string());
 }

@@ -64,7 +64,7 @@ TEST(ReadScalarQuoted, IsOnlyText) {
   EXPECT_EQ(read_scalar(node, FETTLE_TYPE_STRING)->text, "0.5");
 }
 
-TEST(Thousands, AreSeparated) {
+TEST(Grouped, SeparatesThousands) {
   EXPECT_EQ(grouped(999), "999");
   EXPECT_EQ(grouped(5'368'709'120), "5,368,709,120");
 }

@@ -67,11 +67,11 @@ TEST(Diagnostics, CategoryIsTheMostBasicOne) {
   Diagnostics d;
   EXPECT_FALSE(d.category());
   Diagnostic fits;
-  fits.message = "a";
+  fits.message.assign(1, 'a');
   fits.category = Diagnostic::Category::does_not_fit;
   d.add(fits);
   EXPECT_EQ(d.category(), Diagnostic::Category::does_not_fit);
-  fits.message = "b";
+  fits.message.assign(1, 'b');
   fits.category = Diagnostic::Category::input_missing;
   d.add(fits);
   EXPECT_EQ(d.category(), Diagnostic::Category::input_missing);
