@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""check.py BUILD SOURCE: our GGUF files in the real llama.cpp, our blocks against the real ggml."""
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+
+from llama import Llama
+
+BUILD, SOURCE = (pathlib.Path(p).resolve() for p in sys.argv[1:3])
+SHARED = SOURCE.parent / "shared"
+PROSE = SOURCE / "pipelines/data/prose-3m"
+HELD = SOURCE / "pipelines/data/held-out.txt"
+passed, failed, skipped = 0, 0, 0
+
+
+def check(name, ok, detail=""):
+    global passed, failed
+    passed, failed = passed + bool(ok), failed + (not ok)
+    print(f"{'ok    ' if ok else 'FAILED'} {name}{': ' + detail if detail else ''}", flush=True)
+
+
+def probe(*words):
+    done = subprocess.run([BUILD / "bin/interop_probe", *map(str, words)], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"interop_probe {' '.join(map(str, words))}: {done.stderr.strip()}")
+    return json.loads(done.stdout) if done.stdout.strip() else None
+
+
+def nll(logits, targets):
+    logits = logits.astype(np.float64)
+    top = logits.max(axis=1, keepdims=True)
+    log_sum = np.log(np.exp(logits - top).sum(axis=1)) + top[:, 0]
+    return float((log_sum - logits[np.arange(len(targets)), targets]).sum())
+
+
+def perplexity_agrees(folder, checkpoint, held, kind, tolerance):
+    file = folder / f"{checkpoint.name}-{kind}.gguf"
+    probe("quantize", checkpoint, kind, file)
+    ours = probe("nll", file, held, 256, 8)
+    total, count = 0.0, 0
+    with Llama(file) as llama:
+        for ids in ours["windows"]:
+            logits = llama.logits(ids)
+            total += nll(logits[:-1], ids[1:])
+            count += len(ids) - 1
+    theirs, mine = np.exp(total / count), np.exp(ours["nll"])
+    check(f"perplexity of {file.name}", abs(mine / theirs - 1) < tolerance, f"ours {mine:.4f}, llama.cpp {theirs:.4f}, {100 * (mine / theirs - 1):+.3f} %")
+
+
+def generates(folder, checkpoint):
+    """Greedy continuation is words of the vocabulary, and its logits are finite."""
+    with Llama(folder / f"{checkpoint.name}-Q8_0.gguf") as llama:
+        ids = [0] + llama.tokenize("It was a cold evening in November when")
+        for _ in range(16):
+            logits = llama.logits(ids)[-1]
+            assert np.isfinite(logits).all()
+            ids.append(int(logits.argmax()))
+    check("llama.cpp generates from our file", len(set(ids[-16:])) > 4, str(ids[-16:]))
+
+
+def tokenizes_alike(folder, checkpoint, texts):
+    file = folder / f"{checkpoint.name}-vocab.gguf"
+    probe("quantize", checkpoint, "Q8_0", file)
+    listed = folder / "texts.json"
+    listed.write_text(json.dumps(texts))
+    from_checkpoint, from_file = probe("tokenize", checkpoint, listed), probe("tokenize", file, listed)
+    check(f"our tokenizer from {file.name} equals tokenizer.json's", from_checkpoint == from_file)
+    with Llama(file) as llama:
+        wrong = [(t, ids, theirs) for t, ids in zip(texts, from_file) if (theirs := llama.tokenize(t)) != ids]
+    detail = f"{len(texts) - len(wrong)} of {len(texts)} texts" + (f"; first difference {wrong[0]!r}" if wrong else "")
+    check(f"llama.cpp tokenizes with {file.name} as we do", not wrong, detail)
+
+
+def goldens_are_ggmls(folder):
+    """The stored digests are what this version of the real library produces."""
+    data = SOURCE / "tests/data/gguf"
+    for name in ("weights.py", "make_goldens.py"):
+        (folder / name).write_bytes((data / name).read_bytes())
+    subprocess.run([sys.executable, folder / "make_goldens.py"], check=True)
+    check("golden blocks equal ggml's", (folder / "goldens.txt").read_text() == (data / "goldens.txt").read_text())
+
+
+def texts():
+    stored = SHARED / "goldens/tokenizers/prose-1k.json"
+    plain = HELD.read_text(encoding="utf-8").split("\n\n")[:100]
+    if not stored.exists():
+        return plain
+    return plain + [case["text"] for case in json.loads(stored.read_text(encoding="utf-8"))]
+
+
+def main():
+    global skipped
+    with tempfile.TemporaryDirectory(dir=BUILD) as name:
+        folder = pathlib.Path(name)
+        goldens_are_ggmls(folder)
+        for kind in ("F32", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0"):
+            perplexity_agrees(folder, PROSE, HELD, kind, 0.005)
+        generates(folder, PROSE)
+        tokenizes_alike(folder, PROSE, texts())
+        for other in ("prose-34m", "stories260K"):
+            if (SHARED / "models" / other).exists():
+                tokenizes_alike(folder, SHARED / "models" / other, texts())
+            else:
+                skipped += 1
+    print(f"interop: {passed} passed, {failed} failed, {skipped} skipped")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
