@@ -439,8 +439,7 @@ class Loader {
       }
       step(raw, variant, *node, names(&variant, each));
       if (pipeline_.steps.size() > most_instances) {
-        diagnostics_.error(raw.key->where,
-                           fmt::format("the pipeline has more than {} steps", grouped(most_instances)));
+        diagnostics_.error(raw.key->where, fmt::format("the pipeline has more than {} steps", grouped(most_instances)));
         return;
       }
     }
@@ -728,30 +727,45 @@ class Loader {
   std::vector<std::string> step_names_, input_names_;
 };
 
-}  // namespace
-
-Pipeline load_pipeline(const std::string& path, const LoadOptions& options, Diagnostics& diagnostics) {
+Pipeline begin_pipeline(const std::string& path) {
   Pipeline pipeline;
   std::error_code error;
   const fs::path file = fs::absolute(path, error).lexically_normal();
   pipeline.file = file.string();
   pipeline.directory = file.parent_path().string();
   pipeline.name = file.stem().string();
-  const std::shared_ptr<const SourceText> source = read_source(path, YamlLimits{}.max_bytes, diagnostics);
-  if (source == nullptr) return pipeline;
+  return pipeline;
+}
+
+Pipeline load_source(const std::shared_ptr<const SourceText>& source, const LoadOptions& options,
+                     Diagnostics& diagnostics) {
+  Pipeline pipeline = begin_pipeline(source->name);
   Diagnostics found;
   Node root = parse_yaml(source, found);
   for (const Diagnostic& d : found.all()) diagnostics.add(d);
   if (found.has_errors()) return pipeline;
-  if (root.kind == Node::Kind::map) {
-    apply_profiles(root, options.profiles, diagnostics);
-    for (const std::string& set : options.sets) apply_set(root, set, diagnostics);
-  } else if (root.kind == Node::Kind::null) {
+  if (root.kind == Node::Kind::null) {
     diagnostics.error({source, 0, 0, 1}, "the file is empty, expected a pipeline");
     return pipeline;
   }
+  if (root.kind == Node::Kind::map) {
+    apply_profiles(root, options.profiles, diagnostics);
+    for (const std::string& set : options.sets) apply_set(root, set, diagnostics);
+  }
   Loader(pipeline, std::move(root), diagnostics).load();
   return pipeline;
+}
+
+}  // namespace
+
+Pipeline load_pipeline(const std::string& path, const LoadOptions& options, Diagnostics& diagnostics) {
+  const std::shared_ptr<const SourceText> source = read_source(path, YamlLimits{}.max_bytes, diagnostics);
+  return source == nullptr ? begin_pipeline(path) : load_source(source, options, diagnostics);
+}
+
+Pipeline load_pipeline_text(std::string text, const std::string& path, const LoadOptions& options,
+                            Diagnostics& diagnostics) {
+  return load_source(std::make_shared<SourceText>(SourceText{path, std::move(text)}), options, diagnostics);
 }
 
 }  // namespace fettle::host

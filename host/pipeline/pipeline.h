@@ -94,5 +94,8 @@ struct LoadOptions {
 /// Reads and checks everything that can be known without plugins. Findings go to `diagnostics`; the pipeline is usable
 /// only if that has no errors.
 Pipeline load_pipeline(const std::string& path, const LoadOptions& options, Diagnostics& diagnostics);
+/// The same for a text that need not be a file; `path` says what it is called and where relative paths start.
+Pipeline load_pipeline_text(std::string text, const std::string& path, const LoadOptions& options,
+                            Diagnostics& diagnostics);
 
 }  // namespace fettle::host

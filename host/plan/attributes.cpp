@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "host/plan/attributes.h"
 
+#include "fettle_kit/io/model_attributes.h"
 #include "fettle_kit/io/safetensors.h"
 #include "fettle_kit/text/tokenizer.h"
 
@@ -20,7 +21,7 @@ Attributes sorted(Attributes attributes) {
 }
 
 Result<Attributes> of_model(const std::string& path) {
-  Attributes attributes;
+  FETTLE_ASSIGN(Attributes attributes, kit::model_attributes(path));
   std::error_code error;
   if (fs::exists(fs::path(path) / "tokenizer.json", error)) {
     FETTLE_ASSIGN(const kit::Tokenizer tokenizer, kit::Tokenizer::open(path));
