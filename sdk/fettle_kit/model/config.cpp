@@ -15,9 +15,9 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Far above any model, and small enough that every product of them fits in 63 bits.
+// Far above any model, and small enough that every product of them fits in 63 bits; heads as wide as attention takes.
 constexpr std::int64_t max_hidden = 1 << 20, max_intermediate = 1 << 22, max_layers = 1 << 14, max_heads = 1 << 14,
-                       max_head_dim = 1 << 13, max_attention = 1 << 22, max_vocab = 1 << 26;
+                       max_head_dim = 256, max_attention = 1 << 22, max_vocab = 1 << 26;
 
 Result<const Family*> read_family(const Json& config, std::string_view name) {
   if (!config.is_object()) return Status(Code::corrupt_data, fmt::format("{}: not a JSON object", name));

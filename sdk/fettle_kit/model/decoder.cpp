@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/model/decoder.h"
 
+#include "fettle_kit/kernels/attention.h"
 #include "fettle_kit/nn/activation.h"
-#include "fettle_kit/nn/attention.h"
 #include "fettle_kit/nn/rms_norm.h"
 #include "fettle_kit/tensor/dtype.h"
 
@@ -118,7 +118,7 @@ void Decoder::attend(MutMatrix x, std::int64_t layer, const BlockWeights& w, con
   rotate_heads(q, rope, batch.length);
   rotate_heads(k, rope, batch.length);
 
-  const AttentionShape shape{c.heads, c.kv_heads, c.head_dim, c.attention_scale, c.attention_softcap, window};
+  const CausalHeads heads{c.heads, c.kv_heads, c.head_dim, c.attention_scale, c.attention_softcap, window};
   Rows mixed(x.rows, width);
   if (cache) {
     const MutMatrix keys = cache->keys_[static_cast<std::size_t>(layer)],
@@ -126,12 +126,13 @@ void Decoder::attend(MutMatrix x, std::int64_t layer, const BlockWeights& w, con
     const auto bytes = static_cast<std::size_t>(x.rows * kv_width) * sizeof(float);
     std::memcpy(keys.row(positions.first).data(), MutMatrix(k).data, bytes);
     std::memcpy(values.row(positions.first).data(), MutMatrix(v).data, bytes);
-    attention(mixed, q, keys, values, shape, positions.first);
+    const std::int64_t seen = positions.first + x.rows;
+    causal_attention(mixed, q, keys.rows_from(0, seen), values.rows_from(0, seen), heads);
   } else {
     const MutMatrix all_mixed = mixed, all_q = q, all_k = k, all_v = v;
     for (std::int64_t s = 0; s < batch.sequences; ++s) {
       const auto of = [&](const MutMatrix& all) { return all.rows_from(s * batch.length, batch.length); };
-      attention(of(all_mixed), of(all_q), of(all_k), of(all_v), shape, 0);
+      causal_attention(of(all_mixed), of(all_q), of(all_k), of(all_v), heads);
     }
   }
   if (observer) observer(Site::attention_out, mixed);

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/nn/reference.h"
 
-#include <algorithm>
 #include <cmath>
-#include <vector>
 
 namespace fettle::kit::reference {
 
@@ -44,36 +42,6 @@ void gated_activation(MutMatrix gate, ConstMatrix up, Activation activation) {
 void softcap(MutMatrix x, float cap) {
   for (std::int64_t i = 0; i < x.rows; ++i)
     for (float& value : x.row(i)) value = cap * std::tanh(value / cap);
-}
-
-void attention(MutMatrix out, ConstMatrix queries, ConstMatrix keys, ConstMatrix values, const AttentionShape& shape,
-               std::int64_t first) {
-  const std::int64_t dim = shape.head_dim, group = shape.heads / shape.kv_heads;
-  std::vector<double> weights;
-  for (std::int64_t h = 0; h < shape.heads; ++h) {
-    for (std::int64_t t = 0; t < queries.rows; ++t) {
-      const std::int64_t last = first + t;
-      const std::int64_t begin = shape.window > 0 ? std::max<std::int64_t>(0, last - shape.window + 1) : 0;
-      const float* q = queries.row(t).data() + h * dim;
-      weights.clear();
-      for (std::int64_t j = begin; j <= last; ++j) {
-        const float* k = keys.row(j).data() + h / group * dim;
-        double score = 0;
-        for (std::int64_t d = 0; d < dim; ++d) score += double{q[d]} * k[d];
-        score *= shape.scale;
-        weights.push_back(shape.softcap > 0 ? shape.softcap * std::tanh(score / shape.softcap) : score);
-      }
-      const double top = *std::max_element(weights.begin(), weights.end());
-      double sum = 0;
-      for (double& w : weights) sum += w = std::exp(w - top);
-      for (std::int64_t d = 0; d < dim; ++d) {
-        double mixed = 0;
-        for (std::int64_t j = begin; j <= last; ++j)
-          mixed += weights[static_cast<std::size_t>(j - begin)] * values(j, h / group * dim + d);
-        out(t, h * dim + d) = static_cast<float>(mixed / sum);
-      }
-    }
-  }
 }
 
 }  // namespace fettle::kit::reference

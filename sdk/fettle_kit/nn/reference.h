@@ -2,7 +2,6 @@
 #pragma once
 
 #include "fettle_kit/nn/activation.h"
-#include "fettle_kit/nn/attention.h"
 #include "fettle_kit/nn/rope.h"
 
 #include <span>
@@ -15,7 +14,5 @@ void rms_norm(MutMatrix y, ConstMatrix x, std::span<const float> factor, float e
 void rotate_heads(MutMatrix x, const RopeTable& table, std::int64_t positions);
 void gated_activation(MutMatrix gate, ConstMatrix up, Activation activation);
 void softcap(MutMatrix x, float cap);
-void attention(MutMatrix out, ConstMatrix queries, ConstMatrix keys, ConstMatrix values, const AttentionShape& shape,
-               std::int64_t first);
 
 }  // namespace fettle::kit::reference
