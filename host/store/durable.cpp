@@ -74,6 +74,12 @@ Status sync_file(const std::string& path) {
   return {};
 }
 
+Status start_writing(const std::string& path) {
+  FETTLE_ASSIGN(const Descriptor file, open_file(path, O_RDONLY));
+  (void)::sync_file_range(file.get(), 0, 0, SYNC_FILE_RANGE_WRITE);  // a hint; sync_file() is what counts
+  return {};
+}
+
 namespace {
 
 Status write_all(int fd, const std::string& path, const char* data, std::size_t size) {

@@ -41,6 +41,7 @@ Result<Descriptor> open_file(const std::string& path, int flags, mode_t mode = 0
 Status make_folder(const std::string& path);  ///< and its parents; existing is fine
 Status sync_folder(const std::string& path);  ///< what was renamed into it survives a power cut
 Status sync_file(const std::string& path);
+Status start_writing(const std::string& path);  ///< sends its content on the way to the disk; does not wait
 /// Writes `text` to `temporary`, syncs it, and renames it to `path` (same file system). The folder is not synced.
 Status replace_file(const std::string& path, const std::string& temporary, std::string_view text, bool durable = true);
 /// A new file with the content of another: shares the blocks where the file system can, else copies. Synced.

@@ -19,6 +19,16 @@
 namespace fettle::host {
 namespace fs = std::filesystem;
 
+namespace {
+
+/// A file of an output, and where the object lies that it has yet to become ("": it is one, or it stays outside).
+struct Taken {
+  ManifestEntry entry;
+  std::string from;
+};
+
+}  // namespace
+
 struct Store::Transaction::Impl {
   std::shared_ptr<const Store::Impl> store;
   std::string key;
@@ -39,9 +49,9 @@ struct Store::Transaction::Impl {
   }
 
   Status prepare(const std::vector<std::string>& ports) const;
-  Status add_object(const std::string& file, const FileContent& content) const;
-  Result<ManifestEntry> take(const std::string& port, const std::string& relative) const;
-  Result<ManifestEntry> take_link(const std::string& path, const std::string& relative, const std::string& name) const;
+  Result<Taken> make_object(const std::string& file, const std::string& relative, const FileContent& content) const;
+  Result<Taken> take(const std::string& port, const std::string& relative) const;
+  Result<Taken> take_link(const std::string& path, const std::string& relative, const std::string& name) const;
   std::string copy_name(const std::string& path) const { return folder() + "/copy-" + sha256_hex(path); }
 };
 
@@ -52,6 +62,17 @@ Status no_port(const std::string& port) { return {Code::internal, "'" + port + "
 bool is_port_name(const std::string& name) {
   return !name.empty() && name.size() <= 128 && name.front() != '.' && name.find('/') == name.npos &&
          name.find('\0') == name.npos;
+}
+
+constexpr double kWorthSyncing = 0.5;  // seconds of work that should survive a power cut a moment later
+
+/// Calls `body` for 0 to n-1 in parallel; the first error by number.
+template <class Body>
+Status for_each_file(std::size_t n, const Body& body) {
+  std::vector<Status> status(n);
+  tbb::parallel_for(std::size_t{0}, n, [&](std::size_t i) { status[i] = body(i); });
+  for (Status& s : status) FETTLE_TRY(std::move(s));
+  return {};
 }
 
 /// Relative paths of everything in a folder that is not a folder, sorted.
@@ -83,21 +104,21 @@ Status Store::Transaction::Impl::prepare(const std::vector<std::string>& ports) 
   return make_folder(store->checkpoint(key));
 }
 
-/// Moves `file`, which nothing else links to, to its place among the objects; the object outlives a power cut once
-/// their folder has been synced.
-Status Store::Transaction::Impl::add_object(const std::string& file, const FileContent& content) const {
-  if (store->object_is_whole(content.sha256, content.size)) return {};
+/// Makes of `file`, which nothing else links to, what an object is, and starts its way to the disk.
+Result<Taken> Store::Transaction::Impl::make_object(const std::string& file, const std::string& relative,
+                                                    const FileContent& content) const {
+  Taken taken{{relative, content.size, content.sha256, ""}, ""};
+  if (store->object_is_whole(content.sha256, content.size)) return taken;
   if (::chmod(file.c_str(), 0444) != 0) return io_error(file, "set the mode", errno);
   const timespec times[2] = {kObjectTime, kObjectTime};
   if (::utimensat(AT_FDCWD, file.c_str(), times, 0) != 0) return io_error(file, "set the time", errno);
-  FETTLE_TRY(sync_file(file));
-  if (::rename(file.c_str(), store->object(content.sha256).c_str()) != 0)
-    return io_error(file, "put the object in place", errno);
-  return {};
+  FETTLE_TRY(start_writing(file));
+  taken.from = file;
+  return taken;
 }
 
-Result<ManifestEntry> Store::Transaction::Impl::take_link(const std::string& path, const std::string& relative,
-                                                          const std::string& name) const {
+Result<Taken> Store::Transaction::Impl::take_link(const std::string& path, const std::string& relative,
+                                                  const std::string& name) const {
   std::error_code error;
   const std::string target = fs::canonical(path, error).string();
   if (error) return Status(Code::invalid_argument, fmt::format("{}: is a link that leads nowhere", name));
@@ -110,17 +131,16 @@ Result<ManifestEntry> Store::Transaction::Impl::take_link(const std::string& pat
   if (!is_utf8(target))
     return Status(Code::unsupported, fmt::format("{}: is a link to a name that is not valid UTF-8", name));
   FETTLE_ASSIGN(const FileContent content, store->contents.content_of(target));
-  if (!is_inside(target, store->root)) return ManifestEntry{relative, content.size, content.sha256, target};
+  if (!is_inside(target, store->root)) return Taken{{relative, content.size, content.sha256, target}, ""};
   // A file of an input artifact, which is an object already.
-  if (!store->object_is_whole(content.sha256, content.size)) {
-    const std::string copy = copy_name(path);
-    FETTLE_TRY(copy_file(target, copy, 0444));
-    FETTLE_TRY(add_object(copy, content));
-  }
-  return ManifestEntry{relative, content.size, content.sha256, ""};
+  if (store->object_is_whole(content.sha256, content.size))
+    return Taken{{relative, content.size, content.sha256, ""}, ""};
+  const std::string copy = copy_name(path);
+  FETTLE_TRY(copy_file(target, copy, 0600));
+  return make_object(copy, relative, content);
 }
 
-Result<ManifestEntry> Store::Transaction::Impl::take(const std::string& port, const std::string& relative) const {
+Result<Taken> Store::Transaction::Impl::take(const std::string& port, const std::string& relative) const {
   const std::string name = fmt::format("output '{}': '{}'", port, relative);
   std::string path = output(port) + "/" + relative;
   if (!is_utf8(relative))
@@ -136,8 +156,7 @@ Result<ManifestEntry> Store::Transaction::Impl::take(const std::string& port, co
     path = copy;
   }
   FETTLE_ASSIGN(const FileContent content, hash_file(path));
-  FETTLE_TRY(add_object(path, content));
-  return ManifestEntry{relative, content.size, content.sha256, ""};
+  return make_object(path, relative, content);
 }
 
 Store::Transaction::Transaction(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -165,24 +184,37 @@ Result<Record> Store::Transaction::commit(Record record,
     for (const std::string& file : found) files.emplace_back(outputs.size() - 1, file);
   }
 
-  std::vector<Status> status(files.size());
-  std::vector<ManifestEntry> entries(files.size());
-  tbb::parallel_for(std::size_t{0}, files.size(), [&](std::size_t i) {
-    auto entry = impl_->take(port_kinds[files[i].first].first, files[i].second);
-    if (entry.ok())
-      entries[i] = *std::move(entry);
-    else
-      status[i] = std::move(entry).error();
-  });
-  for (Status& s : status) FETTLE_TRY(std::move(s));
-  FETTLE_TRY(sync_folder(store.folder("objects")));
-  for (std::size_t i = 0; i < files.size(); ++i) outputs[files[i].first].second.files.push_back(std::move(entries[i]));
+  std::vector<Taken> taken(files.size());
+  FETTLE_TRY(for_each_file(files.size(), [&](std::size_t i) -> Status {
+    FETTLE_ASSIGN(taken[i], impl_->take(port_kinds[files[i].first].first, files[i].second));
+    return {};
+  }));
+  for (std::size_t i = 0; i < files.size(); ++i) outputs[files[i].first].second.files.push_back(taken[i].entry);
   for (auto& [port, artifact] : outputs) artifact.digest = artifact_digest(artifact);
-
   record.key = impl_->key;
   record.outputs = std::move(outputs);
-  FETTLE_TRY(replace_file(store.record(record.key), impl_->folder() + "/record.json", write_record(record)));
-  FETTLE_TRY(sync_folder(store.folder("records")));
+  const std::string written = impl_->folder() + "/record.json";
+  FETTLE_TRY(replace_file(written, written + ".new", write_record(record), false));
+  FETTLE_TRY(start_writing(written));
+
+  // First the content of everything is on the disk, then it gets its names, the record's last: a name always stands for
+  // its content. All files were set off before the first is waited for, so that they share the disk's commits.
+  FETTLE_TRY(for_each_file(files.size(),
+                           [&](std::size_t i) { return taken[i].from.empty() ? Status() : sync_file(taken[i].from); }));
+  FETTLE_TRY(sync_file(written));
+  for (const Taken& file : taken) {
+    if (file.from.empty()) continue;
+    if (::rename(file.from.c_str(), store.object(file.entry.sha256).c_str()) != 0)
+      return io_error(file.from, "put the object in place", errno);
+  }
+  if (::rename(written.c_str(), store.record(record.key).c_str()) != 0)
+    return io_error(written, "put the record in place", errno);
+  // A power cut may take back names that were not synced, in any order; a record without its objects is no hit. That
+  // costs a step run again, which for a short one is cheaper than the wait here.
+  if (record.seconds >= kWorthSyncing) {
+    FETTLE_TRY(sync_folder(store.folder("objects")));
+    FETTLE_TRY(sync_folder(store.folder("records")));
+  }
   (void)remove_tree(checkpoint());
   impl_.reset();
   return record;

@@ -557,9 +557,10 @@ TEST(StoreOnAFullDisk, SaysSoAndLeavesNoRecord) {
     return (store.find(key_of("a")) ? "record left: " : "no record: ") + done.error().message();
   });
   if (!said) GTEST_SKIP() << "mounting a small file system needs privileges";
-  EXPECT_EQ(*said, "no record: " + (folder / "store/staging/" + key_of("a")) +
-                       "/record.json: cannot write: the disk is full, 0 bytes are available; free some space, or run "
-                       "'fettle store collect'");
+  EXPECT_EQ(*said,
+            "no record: " + (folder / "store/staging/" + key_of("a")) +
+                "/record.json.new: cannot write: the disk is full, 0 bytes are available; free some space, or run "
+                "'fettle store collect'");
 }
 
 }  // namespace

@@ -3,6 +3,8 @@
 
 #include "host/store/durable.h"
 
+#include <unistd.h>
+
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -11,11 +13,14 @@
 
 namespace fettle::host {
 
-/// A folder that is gone when the test is over.
+/// A folder that is gone when the test is over. In memory where it can be: a killed process needs no disk to lose its
+/// work, and a busy disk makes fsync take longer than the test.
 class TemporaryFolder {
  public:
   TemporaryFolder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "fettle-test-XXXXXX").string();
+    const bool in_memory = ::access("/dev/shm", W_OK) == 0 && !std::getenv("TMPDIR");
+    const std::filesystem::path parent = in_memory ? "/dev/shm" : std::filesystem::temp_directory_path();
+    std::string pattern = (parent / "fettle-test-XXXXXX").string();
     path_ = std::filesystem::canonical(::mkdtemp(pattern.data())).string();
   }
   ~TemporaryFolder() { (void)remove_tree(path_); }
