@@ -15,7 +15,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 
 namespace fettle::kit {
 namespace {
@@ -112,8 +111,7 @@ void blocked_product(MutMatrix y, int64_t depth, bool accumulate, const KernelTa
 struct RowsOfX {
   ConstMatrix x;
   void pack(float* to, int64_t i, int64_t rows, int64_t k, int64_t depth) const {
-    const auto bytes = static_cast<std::size_t>(depth) * sizeof(float);
-    for (int64_t r = 0; r < rows; ++r) std::memcpy(to + r * kPackedStride, x.data + (i + r) * x.stride + k, bytes);
+    for (int64_t r = 0; r < rows; ++r) std::copy_n(x.data + (i + r) * x.stride + k, depth, to + r * kPackedStride);
   }
 };
 
@@ -143,8 +141,7 @@ struct ColsOfW {
   Panel panel(float* to, int64_t j, int64_t cols, int64_t k, int64_t depth) const {
     const float* from = w.data + k * w.stride + j;
     if (in_place) return {from, w.stride};
-    for (int64_t r = 0; r < depth; ++r)
-      std::memcpy(to + r * cols, from + r * w.stride, static_cast<std::size_t>(cols) * sizeof(float));
+    for (int64_t r = 0; r < depth; ++r) std::copy_n(from + r * w.stride, cols, to + r * cols);
     return {to, cols};
   }
 };
