@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include <charconv>
 #include <csignal>
 #include <cstdio>
 #include <exception>
@@ -89,7 +90,7 @@ void add_common_options(CLI::App& verb, Options& options) {
   verb.add_option_function<std::string>(
           "--color", [&options](const std::string& text) { options.color = modes.at(text); },
           "Color: auto (on a terminal, unless NO_COLOR is set), always or never")
-      ->check(CLI::IsMember(std::vector<std::string>{"auto", "always", "never"}))
+      ->check(one_of_words({"auto", "always", "never"}))
       ->type_name("WHEN");
 }
 
@@ -120,7 +121,7 @@ void add_pipeline_options(CLI::App& verb, Options& options) {
 
 void add_machine_options(CLI::App& verb, Options& options) {
   verb.add_option("-j,--jobs", options.jobs, "Cores for all steps together (default: all)")
-      ->check(CLI::Range(1u, 65536u))
+      ->check(whole_number(1, 65536))
       ->type_name("N");
   verb.add_option_function<std::string>(
           "--memory",
@@ -136,6 +137,42 @@ void add_machine_options(CLI::App& verb, Options& options) {
           },
           "Memory for all steps together (default: 80 % of the machine's)")
       ->type_name("SIZE");
+}
+
+CLI::Validator whole_number(std::int64_t min, std::int64_t max) {
+  return CLI::Validator(
+      [min, max](std::string& text) -> std::string {
+        std::int64_t value = 0;
+        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+        if (error == std::errc() && end == text.data() + text.size() && value >= min && value <= max) return {};
+        return fmt::format("found '{}', expected a whole number from {} to {}", text,
+                           grouped(static_cast<std::uint64_t>(min)), grouped(static_cast<std::uint64_t>(max)));
+      },
+      "");
+}
+
+CLI::Validator number(double min, double max) {
+  return CLI::Validator(
+      [min, max](std::string& text) -> std::string {
+        double value = 0;
+        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+        if (error == std::errc() && end == text.data() + text.size() && value >= min && value <= max) return {};
+        return fmt::format("found '{}', expected a number from {} to {}", text, min, max);
+      },
+      "");
+}
+
+CLI::Validator one_of_words(std::vector<std::string> words) {
+  return CLI::Validator(
+      [words = std::move(words)](std::string& text) -> std::string {
+        std::string listed;
+        for (std::size_t i = 0; i < words.size(); ++i) {
+          if (text == words[i]) return {};
+          listed += (i == 0 ? "" : i + 1 == words.size() ? " or " : ", ") + words[i];
+        }
+        return fmt::format("found '{}', expected {}", text, listed);
+      },
+      "");
 }
 
 Registry load_plugins(const Options& options, bool warn) {
@@ -178,18 +215,18 @@ int run_command_line(int argc, const char* const* argv) {
       "8 not reproducible, 10 store damaged, 12 input missing, 130 interrupted.");
   program.get_formatter()->column_width(34);
   program.allow_extras();
-  //  add_run_verb(program, options, action);
-  //  add_plan_verb(program, options, action);
-  //  add_check_verb(program, options, action);
+  add_run_verb(program, options, action);
+  add_plan_verb(program, options, action);
+  add_check_verb(program, options, action);
   add_describe_verb(program, options, action);
   add_plugins_verb(program, options, action);
   add_inspect_verb(program, options, action);
   add_graph_verb(program, options, action);
   add_schema_verb(program, options, action);
-  //  add_generate_verb(program, options, action);
-  //  add_eval_verb(program, options, action);
+  add_generate_verb(program, options, action);
+  add_eval_verb(program, options, action);
   add_store_verb(program, options, action);
-  //  add_worker_verb(program, options, action);
+  add_worker_verb(program, options, action);
   program.require_subcommand(0, 1);
 
   try {

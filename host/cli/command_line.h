@@ -8,6 +8,7 @@
 #include "host/plugin/registry.h"
 
 #include <CLI/App.hpp>
+#include <CLI/Validators.hpp>
 #include <nlohmann/json_fwd.hpp>
 
 #include <cstdint>
@@ -41,6 +42,11 @@ void add_plugin_options(CLI::App& verb, Options& options);    ///< --plugin-dir
 void add_store_option(CLI::App& verb, Options& options);      ///< --store
 void add_pipeline_options(CLI::App& verb, Options& options);  ///< --set --profile
 void add_machine_options(CLI::App& verb, Options& options);   ///< --jobs --memory
+
+// What a value must be; the message says what was found.
+CLI::Validator whole_number(std::int64_t min, std::int64_t max);
+CLI::Validator number(double min, double max);
+CLI::Validator one_of_words(std::vector<std::string> words);
 
 /// The plugins of the search path. Refusals are warned of, unless the verb shows them itself.
 Registry load_plugins(const Options& options, bool warn = true);

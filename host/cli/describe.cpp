@@ -81,8 +81,7 @@ void add_describe_verb(CLI::App& program, Options& options, Action& action) {
   add_json_option(*verb, options);
   add_common_options(*verb, options);
   verb->callback([&, request] {
-    if (request->id.empty() && !request->all)
-      throw CLI::ValidationError("technique", "is missing; name one, or write --all");
+    if (request->id.empty() && !request->all) throw CLI::ValidationError("name a technique, or write --all");
     action = [&options, request] { return describe(options, *request); };
   });
 }

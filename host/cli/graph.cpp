@@ -35,7 +35,7 @@ void add_graph_verb(CLI::App& program, Options& options, Action& action) {
   const auto request = std::make_shared<Request>();
   verb->add_option("pipeline", request->pipeline, "The YAML file")->required()->type_name("FILE");
   verb->add_option("--format", request->format, "text (default), dot (Graphviz) or mermaid")
-      ->check(CLI::IsMember(std::vector<std::string>{"text", "dot", "mermaid"}))
+      ->check(one_of_words({"text", "dot", "mermaid"}))
       ->type_name("FORMAT");
   add_pipeline_options(*verb, options);
   add_json_option(*verb, options);

@@ -4,6 +4,8 @@
 #include <nlohmann/json.hpp>
 
 #include <cstdio>
+#include <filesystem>
+#include <utility>
 
 namespace fettle::host {
 namespace {
@@ -46,8 +48,29 @@ int report_findings(const Diagnostics& diagnostics, const Options& options) {
   return code;
 }
 
-std::string store_folder(const Options& options, const Pipeline& pipeline) {
-  return options.store.empty() ? pipeline.directory + "/.fettle" : options.store;
+int prepare(const std::string& file, const Options& options, StoreUse use, Prepared& prepared) {
+  auto pipeline =
+      std::make_shared<const Pipeline>(load_pipeline(file, {options.sets, options.profiles}, prepared.findings));
+  // Names and types can still be checked against the plugins, so that everything is reported at once.
+  return prepare(std::move(pipeline), options, use, prepared);
+}
+
+int prepare(std::shared_ptr<const Pipeline> pipeline, const Options& options, StoreUse use, Prepared& prepared) {
+  prepared.pipeline = std::move(pipeline);
+  prepared.registry = std::make_unique<const Registry>(load_plugins(options));
+  if (!prepared.findings.has_errors()) {
+    const std::string root = options.store.empty() ? prepared.pipeline->directory + "/.fettle" : options.store;
+    std::error_code ignored;
+    if (use == StoreUse::make || std::filesystem::is_directory(root, ignored)) {
+      Result<Store> store = Store::open(root);
+      if (!store) return fail(exit_store_damaged, store.error().message());
+      prepared.store = *std::move(store);
+    }
+  }
+  if (!prepared.pipeline->steps.empty())
+    prepared.plan = make_plan(prepared.pipeline, *prepared.registry, prepared.store ? &*prepared.store : nullptr,
+                              prepared.findings, {options.jobs, options.memory});
+  return report_findings(prepared.findings, options);
 }
 
 }  // namespace fettle::host

@@ -129,7 +129,7 @@ void add_store_verb(CLI::App& program, Options& options, Action& action) {
   CLI::App* gc = add("gc", "Remove what no finished step needs", "fettle store gc --older-than 30 --dry-run",
                      [&options, request] { return collect(options, *request); });
   gc->add_option("--older-than", request->older_than_days, "Also forget steps not used for this many days")
-      ->check(CLI::Range(0, 100000))
+      ->check(whole_number(0, 100000))
       ->type_name("DAYS");
   gc->add_flag("--dry-run", request->dry_run, "Only say how much would be freed");
   CLI::App* where =

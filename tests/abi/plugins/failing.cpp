@@ -2,8 +2,10 @@
 // Techniques that load well and fail when they run, each in its own way.
 #include "fettle/plugin.h"
 
+#include <chrono>
 #include <new>
 #include <stdexcept>
+#include <thread>
 
 namespace {
 using namespace fettle;
@@ -44,7 +46,17 @@ struct NeedsService {
   static Status run(const Params&, Context&) { return {}; }
 };
 
+/// Never ends by itself.
+struct WaitsForCancel {
+  using Params = NoParams;
+  static Description<Params> describe() { return described("test.waits"); }
+  static Status run(const Params&, Context& context) {
+    while (!context.cancelled()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    return cancelled_status();
+  }
+};
+
 }  // namespace
 
 FETTLE_PLUGIN("failing", "1.0", "Fettle tests", "Apache-2.0", ThrowsException, ThrowsInt, RunsOutOfMemory, ReturnsError,
-              NeedsService)
+              NeedsService, WaitsForCancel)
