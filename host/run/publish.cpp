@@ -2,6 +2,8 @@
 #include "host/run/publish.h"
 
 #include "host/store/durable.h"
+#include "host/store/file_lock.h"
+#include "host/store/sha256.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -19,6 +21,11 @@
 namespace fettle::host {
 namespace fs = std::filesystem;
 namespace {
+
+/// One name for each path, so that what a killed run left is found and removed by the next.
+std::string temporary_name(const std::string& path) {
+  return fmt::format("{}/.{}.fettle-new", fs::path(path).parent_path().string(), fs::path(path).filename().string());
+}
 
 /// By the store's memory of hashes: an output that was published before is not read again.
 bool same_content(const Store& store, const std::string& path, const ManifestEntry& file) {
@@ -44,8 +51,7 @@ Result<bool> publish_file(const Store& store, const std::string& source, const M
   const std::string folder = fs::path(path).parent_path().string();
   FETTLE_TRY(make_folder(folder));
   FETTLE_TRY(check_room(folder, file.size));
-  const std::string temporary = fmt::format("{}/.{}.{}", folder, fs::path(path).filename().string(), ::getpid());
-  FETTLE_TRY(remove_tree(temporary));
+  const std::string temporary = temporary_name(path);
   FETTLE_TRY(copy_file(source, temporary, 0644));
   if (::rename(temporary.c_str(), path.c_str()) != 0) {
     const int reason = errno;
@@ -91,9 +97,8 @@ Result<bool> publish_folder(const Store& store, const std::string& source, const
   const std::string parent = fs::path(path).parent_path().string();
   FETTLE_TRY(make_folder(parent));
   FETTLE_TRY(check_room(parent, artifact.bytes()));
-  const std::string temporary = fmt::format("{}/.{}.{}", parent, fs::path(path).filename().string(), ::getpid());
+  const std::string temporary = temporary_name(path);
   const Status placed = [&]() -> Status {
-    FETTLE_TRY(remove_tree(temporary));
     FETTLE_TRY(make_folder(temporary));
     std::set<std::string> folders{temporary};
     for (const ManifestEntry& file : artifact.files)
@@ -143,6 +148,10 @@ Result<bool> publish(const Store& store, const Artifact& artifact, const std::st
             fmt::format("the path names a single file, but the output has {} files; end the path with '/' for a folder",
                         artifact.files.size()));
     }
+    // Two runs may want to publish to one path.
+    FETTLE_ASSIGN(FileLock lock, FileLock::open(store.root() + "/leases/publish-" + sha256_hex(target)));
+    FETTLE_TRY(lock.lock(FileLock::Mode::exclusive));
+    FETTLE_TRY(remove_tree(temporary_name(target)));
     FETTLE_ASSIGN(const std::string view, store.path_of(artifact));
     if (as_file) return publish_file(store, view + "/" + artifact.files[0].path, artifact.files[0], target);
     return publish_folder(store, view, artifact, target);

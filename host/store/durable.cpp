@@ -33,7 +33,7 @@ std::uint64_t available_bytes(const std::string& path) {
 Status io_error(const std::string& path, std::string_view what, int error) {
   if (is_disk_full(error))
     return {Code::io, fmt::format("{}: cannot {}: the disk is full, {} bytes are available; free some space, or run "
-                                  "'fettle store collect'",
+                                  "'fettle store gc'",
                                   path, what, grouped(available_bytes(fs::path(path).parent_path().string())))};
   return {error == ENOENT ? Code::not_found : Code::io,
           fmt::format("{}: cannot {}: {}", path, what, std::generic_category().message(error))};

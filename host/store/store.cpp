@@ -113,7 +113,7 @@ Status Store::check_space(std::uint64_t bytes) const {
   if (bytes <= available) return {};
   return {Code::io,
           fmt::format("store '{}': the disk is full: {} bytes are needed, {} are available; free some space, run "
-                      "'fettle store collect', or choose a store on another disk",
+                      "'fettle store gc', or choose a store on another disk",
                       impl_->root, grouped(bytes), grouped(available))};
 }
 

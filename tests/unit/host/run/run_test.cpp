@@ -347,6 +347,17 @@ TEST_F(RunTest, LeavesAnOutputThatIsThereAlreadyUntouched) {
   EXPECT_EQ(text_of(folder / "out/text.txt"), "two");
 }
 
+TEST_F(RunTest, RemovesWhatAKilledRunLeftBesideTheOutputs) {
+  const std::string outputs = "outputs:\n  f: {from: a, path: out/a.txt}\n  d: {from: a, path: out/d}\n";
+  for (int i = 0; i < 2; ++i) {  // written, then unchanged
+    write_file(folder / "out/.a.txt.fettle-new", "ha");
+    write_file(folder / "out/.d.fettle-new/text.txt", "ha");
+    run("  a: {use: test.write, with: {text: one}}\n", outputs);
+    EXPECT_FALSE(fs::exists(folder / "out/.a.txt.fettle-new"));
+    EXPECT_FALSE(fs::exists(folder / "out/.d.fettle-new"));
+  }
+}
+
 TEST_F(RunTest, PublishedFilesAreTheUsersToChange) {
   const std::string outputs = "outputs:\n  f: {from: a, path: a.txt}\n";
   run("  a: {use: test.write, with: {text: one}}\n", outputs);

@@ -517,7 +517,7 @@ TEST_F(StoreTest, SaysHowMuchRoomIsMissing) {
   EXPECT_THAT(status.message(), HasSubstr("': the disk is full: 1,152,921,504,606,846,976 bytes are needed, "));
   EXPECT_THAT(
       status.message(),
-      HasSubstr(" are available; free some space, run 'fettle store collect', or choose a store on another disk"));
+      HasSubstr(" are available; free some space, run 'fettle store gc', or choose a store on another disk"));
 }
 
 /// Runs `body` in a child process that has a file system of 64 KiB at `path`; returns what it wrote to the pipe.
@@ -560,7 +560,7 @@ TEST(StoreOnAFullDisk, SaysSoAndLeavesNoRecord) {
   EXPECT_EQ(*said,
             "no record: " + (folder / "store/staging/" + key_of("a")) +
                 "/record.json.new: cannot write: the disk is full, 0 bytes are available; free some space, or run "
-                "'fettle store collect'");
+                "'fettle store gc'");
 }
 
 }  // namespace
