@@ -152,6 +152,7 @@ Result<bool> publish(const Store& store, const Artifact& artifact, const std::st
     FETTLE_ASSIGN(FileLock lock, FileLock::open(store.root() + "/leases/publish-" + sha256_hex(target)));
     FETTLE_TRY(lock.lock(FileLock::Mode::exclusive));
     FETTLE_TRY(remove_tree(temporary_name(target)));
+    FETTLE_TRY(remove_tree(temporary_name(target) + ".old"));
     FETTLE_ASSIGN(const std::string view, store.path_of(artifact));
     if (as_file) return publish_file(store, view + "/" + artifact.files[0].path, artifact.files[0], target);
     return publish_folder(store, view, artifact, target);
