@@ -29,6 +29,15 @@ namespace fs = std::filesystem;
 
 const std::vector<std::string> artifact_kinds{"model", "tokens", "text", "stats", "targets", "mask", "metrics", "file"};
 
+/// "2:4,Q8_0" as "2-4-Q8_0": nothing that a shell, an URL or another system's file names would trip over.
+std::string as_file_name(std::string instance) {
+  for (char& c : instance) {
+    const bool plain = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || c == '.';
+    if (!plain) c = '-';
+  }
+  return instance;
+}
+
 void missing(Diagnostics& diagnostics, SourceRange where, std::string message, std::vector<std::string> notes = {}) {
   Diagnostic d;
   d.where = std::move(where);
@@ -689,8 +698,7 @@ class Loader {
         one.from = reference;
         one.name = all.size() > 1 ? fmt::format("{}[{}]", key.text, *reference.instance) : key.text;
         std::string file = path.text;
-        std::string label = reference.instance.value_or("");
-        std::replace(label.begin(), label.end(), '/', '_');
+        const std::string label = as_file_name(reference.instance.value_or(""));
         for (std::size_t at; (at = file.find("{instance}")) != std::string::npos;) file.replace(at, 10, label);
         one.path = absolute(file);
         if (const auto [first, fresh] = taken.emplace(one.path, key.where); !fresh) {

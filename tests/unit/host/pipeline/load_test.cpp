@@ -116,7 +116,7 @@ TEST_F(LoadPipeline, OutputsOfSeveralInstancesCarryTheirNames) {
   const Pipeline p = load(crossed);
   ASSERT_EQ(p.outputs.size(), 5u);
   EXPECT_EQ(p.outputs[2].name, "models[2:4,Q4_K_M]");
-  EXPECT_EQ(p.outputs[2].path, (folder_ / "out/2:4,Q4_K_M.gguf").string());
+  EXPECT_EQ(p.outputs[2].path, (folder_ / "out/2-4-Q4_K_M.gguf").string());
   EXPECT_EQ(p.outputs[2].from.port, "model");
   EXPECT_EQ(p.outputs[4].path, "/abs/one.gguf");
   EXPECT_FALSE(p.outputs[4].when_gates_pass);
