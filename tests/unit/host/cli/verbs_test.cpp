@@ -45,7 +45,7 @@ TEST_F(OnPipeline, RunWritesItsOutputsAndASummary) {
   const Outcome outcome = run({"run"}, good);
   EXPECT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_THAT(outcome.out, AllOf(HasSubstr("step   technique    state"), HasSubstr("hay    test.repeat  done"),
-                                 HasSubstr("lines [lines]"), HasSubstr("written"), HasSubstr("record of this run: ")));
+                                 HasSubstr("test.repeat  lines\n"), HasSubstr("written"), HasSubstr("record of this run: ")));
   EXPECT_THAT(outcome.err, AllOf(HasSubstr("hay: started test.repeat on "), HasSubstr("hay: done in ")));
   EXPECT_TRUE(fs::exists(folder_ / "out/hay"));
 }
