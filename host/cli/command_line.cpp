@@ -232,7 +232,9 @@ int run_command_line(int argc, const char* const* argv) {
   try {
     program.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
-    print(innermost(program).help(called(program).substr(0, called(program).rfind(' '))));
+    const std::string name = called(program);
+    const std::size_t last = name.rfind(' ');
+    print(innermost(program).help(last == std::string::npos ? "" : name.substr(0, last)));
     return exit_done;
   } catch (const CLI::CallForVersion& version) {
     print(std::string(version.what()) + "\n");

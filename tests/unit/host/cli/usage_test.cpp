@@ -115,6 +115,13 @@ TEST(Cli, WithoutAVerbShowsItsHelp) {
   EXPECT_THAT(outcome.out, StartsWith("Fettle shrinks language models"));
 }
 
+TEST(Cli, NamesItselfOnceInItsHelp) {
+  const Folder folder;
+  const Outcome outcome = fettle(folder.path(), {"--help"});
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_THAT(outcome.out, HasSubstr("\nUsage: fettle [OPTIONS] [SUBCOMMAND]\n"));
+}
+
 TEST(Cli, SaysItsVersion) {
   const Folder folder;
   const Outcome outcome = fettle(folder.path(), {"--version"});
