@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "fettle_kit/io/sha256.h"
 #include "fettle_kit/kernels/kernel_table.h"
 #include "fettle_kit/kernels/kernels.h"
 
 #include "host/plan/plan.h"
-#include "host/store/sha256.h"
 
 #include <fmt/format.h>
 
@@ -122,7 +122,7 @@ StepKey step_key(const Technique& technique, const ParamSet& params,
       "{{\"epoch\":{},\"inputs\":{},\"numerics\":{},\"params\":{},\"plugin\":{},\"seed\":{},\"technique\":{}}}",
       technique.table->epoch, object(inputs, "[", "]"), quoted(numerics_class(technique)), object(values, "", ""),
       quoted(technique.plugin->digest), seed, quoted(technique.id()));
-  key.key = sha256_hex(key.text);
+  key.key = kit::sha256_hex(key.text);
   return key;
 }
 

@@ -2,13 +2,15 @@
 #include "host/plugin/registry.h"
 
 #define BOOST_DLL_USE_STD_FS
+#include "fettle_kit/io/mapped_file.h"
+#include "fettle_kit/io/sha256.h"
+
 #include "host/plugin/elf.h"
 #include "host/plugin/handshake.h"
 
 #include <boost/dll/shared_library.hpp>
 #include <dlfcn.h>
 #include <fmt/format.h>
-#include <openssl/evp.h>
 
 #include <algorithm>
 #include <array>
@@ -30,19 +32,10 @@ std::deque<boost::dll::shared_library>& kept_libraries() {
 }
 
 Result<std::string> file_digest(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(), &EVP_MD_CTX_free);
-  EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr);
-  std::array<char, 1 << 16> buffer;
-  while (file.read(buffer.data(), buffer.size()) || file.gcount() > 0)
-    EVP_DigestUpdate(context.get(), buffer.data(), static_cast<std::size_t>(file.gcount()));
-  if (!file.eof()) return Status{Code::io, "cannot be read to its end"};
-  std::array<unsigned char, EVP_MAX_MD_SIZE> hash{};
-  unsigned length = 0;
-  EVP_DigestFinal_ex(context.get(), hash.data(), &length);
-  std::string text = "sha256:";
-  for (unsigned i = 0; i < length; ++i) text += fmt::format("{:02x}", hash[i]);
-  return text;
+  FETTLE_ASSIGN(const auto file, kit::MappedFile::open(path));
+  kit::Sha256 hash;
+  hash.update(file.bytes().data(), file.bytes().size());
+  return "sha256:" + hash.hex();
 }
 
 Result<const fettle_library*> call_entry(fettle_entry_fn entry) {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "host/run/publish.h"
 
+#include "fettle_kit/io/sha256.h"
+
 #include "host/store/durable.h"
 #include "host/store/file_lock.h"
-#include "host/store/sha256.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -149,7 +150,7 @@ Result<bool> publish(const Store& store, const Artifact& artifact, const std::st
                         artifact.files.size()));
     }
     // Two runs may want to publish to one path.
-    FETTLE_ASSIGN(FileLock lock, FileLock::open(store.root() + "/leases/publish-" + sha256_hex(target)));
+    FETTLE_ASSIGN(FileLock lock, FileLock::open(store.root() + "/leases/publish-" + kit::sha256_hex(target)));
     FETTLE_TRY(lock.lock(FileLock::Mode::exclusive));
     FETTLE_TRY(remove_tree(temporary_name(target)));
     FETTLE_TRY(remove_tree(temporary_name(target) + ".old"));

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "host/run/run_record.h"
 
+#include "fettle_kit/io/sha256.h"
+
 #include "host/run/machine.h"
 #include "host/store/durable.h"
-#include "host/store/sha256.h"
 
 #include <fmt/chrono.h>
 #include <fmt/format.h>
@@ -119,20 +120,21 @@ Result<std::string> write_run_record(const Plan& plan, const Store& store, const
         {{"name", output.name}, {"path", output.path}, {"state", name_of(output.state)}, {"reason", output.reason}});
   const Machine& machine = this_machine();
   const std::string time = utc_now();
-  const Json json = {
-      {"fettle_run", 1},
-      {"pipeline",
-       {{"name", pipeline.name}, {"file", pipeline.file}, {"digest", text.ok() ? "sha256:" + sha256_hex(*text) : ""}}},
-      {"ended", time},
-      {"seconds", number(result.seconds)},
-      {"interrupted", result.interrupted},
-      {"gate_failed", result.gate_failed},
-      {"fettle", FETTLE_VERSION},
-      {"machine", {{"cpu", machine.cpu}, {"isa", machine.isa}, {"cores", machine.cores}}},
-      {"vars", vars},
-      {"inputs", inputs},
-      {"steps", steps},
-      {"outputs", outputs}};
+  const Json json = {{"fettle_run", 1},
+                     {"pipeline",
+                      {{"name", pipeline.name},
+                       {"file", pipeline.file},
+                       {"digest", text.ok() ? "sha256:" + kit::sha256_hex(*text) : ""}}},
+                     {"ended", time},
+                     {"seconds", number(result.seconds)},
+                     {"interrupted", result.interrupted},
+                     {"gate_failed", result.gate_failed},
+                     {"fettle", FETTLE_VERSION},
+                     {"machine", {{"cpu", machine.cpu}, {"isa", machine.isa}, {"cores", machine.cores}}},
+                     {"vars", vars},
+                     {"inputs", inputs},
+                     {"steps", steps},
+                     {"outputs", outputs}};
   const std::string folder = store.root() + "/runs";
   const std::string name = fmt::format("{}-{}", time, file_name(pipeline.name));
   const std::string path = fmt::format("{}/{}.json", folder, name);

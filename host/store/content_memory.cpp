@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "host/store/content_memory.h"
 
+#include "fettle_kit/io/sha256.h"
+
 #include "host/store/durable.h"
-#include "host/store/sha256.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -39,7 +40,7 @@ Result<FileContent> hash_open(int fd, const std::string& path, const struct stat
   const auto buffer = std::make_unique_for_overwrite<char[]>(
       std::min<std::size_t>(chunk, static_cast<std::size_t>(before.st_size) + 1));
   const std::size_t capacity = std::min<std::size_t>(chunk, static_cast<std::size_t>(before.st_size) + 1);
-  Sha256 hash;
+  kit::Sha256 hash;
   std::uint64_t size = 0;
   for (;;) {
     const ssize_t n = ::read(fd, buffer.get(), capacity);
@@ -85,7 +86,7 @@ Result<FileContent> ContentMemory::content_of(const std::string& path) const {
   if (const auto text = read_file(memory, 1024); text.ok()) {
     const std::size_t body = id.size() + 1 + 64 + 1;
     if (text->size() == body + 65 && text->compare(0, id.size() + 1, id + "\n") == 0 &&
-        text->compare(body, 64, sha256_hex(std::string_view(*text).substr(0, body))) == 0)
+        text->compare(body, 64, kit::sha256_hex(std::string_view(*text).substr(0, body))) == 0)
       return FileContent{text->substr(id.size() + 1, 64), static_cast<std::uint64_t>(file.info.st_size)};
   }
   timespec now{};
@@ -96,8 +97,8 @@ Result<FileContent> ContentMemory::content_of(const std::string& path) const {
     static std::atomic<unsigned> serial{0};
     const std::string body = id + "\n" + content.sha256 + "\n";
     // Not durable and not checked: forgetting only costs time.
-    (void)replace_file(memory, fmt::format("{}.{}.{}", memory, ::getpid(), serial++), body + sha256_hex(body) + "\n",
-                       false);
+    (void)replace_file(memory, fmt::format("{}.{}.{}", memory, ::getpid(), serial++),
+                       body + kit::sha256_hex(body) + "\n", false);
   }
   return content;
 }

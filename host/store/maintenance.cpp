@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "fettle_kit/io/sha256.h"
+
 #include "host/store/durable.h"
 #include "host/store/layout.h"
-#include "host/store/sha256.h"
 #include "host/store/store.h"
 
 #include <fmt/format.h>
@@ -33,7 +34,7 @@ Result<std::vector<std::string>> keys_of(const Store& store) {
   FETTLE_ASSIGN(const auto names, names_in(store.root() + "/records"));
   std::vector<std::string> keys;
   for (const std::string& name : names)
-    if (name.size() == 69 && name.ends_with(".json") && is_sha256_hex(name.substr(0, 64)))
+    if (name.size() == 69 && name.ends_with(".json") && kit::is_sha256_hex(name.substr(0, 64)))
       keys.push_back(name.substr(0, 64));
   return keys;
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "host/store/record_json.h"
 
-#include "host/store/sha256.h"
+#include "fettle_kit/io/sha256.h"
 
 #include <nlohmann/json.hpp>
 
@@ -66,7 +66,8 @@ Artifact read_artifact(const Json& json) {
     file.size = entry.at("size").get<std::uint64_t>();
     file.sha256 = entry.at("sha256").get<std::string>();
     file.link = entry.value("link", "");
-    if (!is_relative_path(file.path) || !is_sha256_hex(file.sha256) || (!file.link.empty() && file.link.front() != '/'))
+    if (!is_relative_path(file.path) || !kit::is_sha256_hex(file.sha256) ||
+        (!file.link.empty() && file.link.front() != '/'))
       throw std::runtime_error("a file entry is not valid");
     artifact.files.push_back(std::move(file));
   }
@@ -81,7 +82,7 @@ Artifact read_artifact(const Json& json) {
 std::string artifact_digest(const Artifact& artifact) {
   Json files = Json::array();
   for (const ManifestEntry& file : artifact.files) files.push_back({file.path, file.size, file.sha256});
-  return "sha256:" + sha256_hex(text_of({{"kind", artifact.kind}, {"files", std::move(files)}}));
+  return "sha256:" + kit::sha256_hex(text_of({{"kind", artifact.kind}, {"files", std::move(files)}}));
 }
 
 std::string write_record(const Record& record) {
@@ -113,7 +114,7 @@ std::string write_record(const Record& record) {
                    {"peak_memory", record.peak_memory}};
   // A line of its own, so that neither side has to parse the document to check it.
   const std::string text = text_of(document);
-  return text + "\n" + sha256_hex(text) + "\n";
+  return text + "\n" + kit::sha256_hex(text) + "\n";
 }
 
 Result<Record> read_record(std::string_view text, const std::string& key) {
@@ -121,7 +122,7 @@ Result<Record> read_record(std::string_view text, const std::string& key) {
     return Status(Code::corrupt_data, "the record is damaged: " + what, "store");
   };
   const std::size_t end = text.find('\n');
-  if (end == text.npos || text.substr(end + 1) != sha256_hex(text.substr(0, end)) + "\n")
+  if (end == text.npos || text.substr(end + 1) != kit::sha256_hex(text.substr(0, end)) + "\n")
     return damaged("its checksum does not match");
   try {
     const Json json = Json::parse(text.substr(0, end));

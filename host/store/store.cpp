@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "host/store/store.h"
 
+#include "fettle_kit/io/sha256.h"
+
 #include "host/store/durable.h"
 #include "host/store/layout.h"
 #include "host/store/record_json.h"
-#include "host/store/sha256.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -36,7 +37,7 @@ std::string view_name(const Artifact& artifact) {
   for (const ManifestEntry& file : artifact.files)
     if (!file.link.empty()) links += file.path + '\0' + file.link + '\0';
   const std::string digest = artifact.digest.substr(artifact.digest.find(':') + 1);
-  return links.empty() ? digest : digest + "-" + sha256_hex(links).substr(0, 16);
+  return links.empty() ? digest : digest + "-" + kit::sha256_hex(links).substr(0, 16);
 }
 
 /// True if `path` is a name of the object or a link to it.
@@ -125,7 +126,7 @@ bool Store::Impl::object_is_whole(const std::string& sha256, std::uint64_t size)
 }
 
 Result<Record> Store::Impl::load(const std::string& key) const {
-  if (!is_sha256_hex(key)) return Status(Code::internal, "'" + key + "' is not a key");
+  if (!kit::is_sha256_hex(key)) return Status(Code::internal, "'" + key + "' is not a key");
   FETTLE_ASSIGN(const std::string text, read_file(record(key), kMaxRecordBytes));
   return read_record(text, key);
 }

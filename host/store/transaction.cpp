@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "fettle_kit/io/sha256.h"
+
 #include "host/store/durable.h"
 #include "host/store/layout.h"
 #include "host/store/record_json.h"
-#include "host/store/sha256.h"
 #include "host/store/store.h"
 
 #include <fcntl.h>
@@ -52,7 +53,7 @@ struct Store::Transaction::Impl {
   Result<Taken> make_object(const std::string& file, const std::string& relative, const FileContent& content) const;
   Result<Taken> take(const std::string& port, const std::string& relative) const;
   Result<Taken> take_link(const std::string& path, const std::string& relative, const std::string& name) const;
-  std::string copy_name(const std::string& path) const { return folder() + "/copy-" + sha256_hex(path); }
+  std::string copy_name(const std::string& path) const { return folder() + "/copy-" + kit::sha256_hex(path); }
 };
 
 namespace {
@@ -230,7 +231,7 @@ namespace {
 Result<std::variant<Store::Transaction, Record>> Store::begin(const std::string& key,
                                                               const std::vector<std::string>& ports,
                                                               const std::function<bool()>& cancelled) const {
-  if (!is_sha256_hex(key)) return Status(Code::internal, "'" + key + "' is not a key");
+  if (!kit::is_sha256_hex(key)) return Status(Code::internal, "'" + key + "' is not a key");
   for (const std::string& port : ports)
     if (!is_port_name(port)) return no_port(port);
   const std::string path = impl_->lease(key);

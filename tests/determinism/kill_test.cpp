@@ -2,7 +2,8 @@
 // The promise of the whole program: the same pipeline gives the same bytes for any number of cores and whatever happens
 // on the way. `fettle run` is killed at fifty random moments and run again; the results never differ from those of a
 // run that nobody disturbed.
-#include "host/store/sha256.h"
+#include "fettle_kit/io/sha256.h"
+
 #include "host/store/store.h"
 #include "unit/host/store/temporary_folder.h"
 
@@ -77,7 +78,7 @@ outputs:
     std::map<std::string, std::string> all;
     for (const auto& entry : fs::recursive_directory_iterator(folder_ / "out"))
       if (entry.is_regular_file())
-        all[entry.path().lexically_relative(folder_.path())] = sha256_hex(text_of(entry.path()));
+        all[entry.path().lexically_relative(folder_.path())] = kit::sha256_hex(text_of(entry.path()));
     const auto record = nlohmann::json::parse(text_of(folder_ / "store/runs/latest"));
     for (const auto& step : record["steps"])
       for (const auto& [port, output] : step["outputs"].items())
@@ -96,7 +97,7 @@ outputs:
       if (!it->is_regular_file() || name.find("/.") != name.npos) continue;  // "/.": a temporary name, not shown
       const auto known = expected.find(name);
       ASSERT_NE(known, expected.end()) << name;
-      ASSERT_EQ(sha256_hex(text_of(it->path())), known->second) << name;
+      ASSERT_EQ(kit::sha256_hex(text_of(it->path())), known->second) << name;
     }
     if (!fs::exists(folder_ / "store/records")) return;
     const Store store = *Store::open(folder_ / "store");

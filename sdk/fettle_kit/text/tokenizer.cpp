@@ -4,6 +4,7 @@
 #include "fettle_kit/io/json.h"
 #include "fettle_kit/io/message.h"
 #include "fettle_kit/io/output_file.h"
+#include "fettle_kit/io/sha256.h"
 #include "fettle_kit/text/added_tokens.h"
 #include "fettle_kit/text/bpe.h"
 #include "fettle_kit/text/byte_level.h"
@@ -12,7 +13,6 @@
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
-#include <openssl/evp.h>
 
 #include <algorithm>
 #include <array>
@@ -28,31 +28,22 @@ namespace {
 /// SHA-256 over fields with their lengths, so that no two lists of fields run together into the same bytes.
 class Digest {
  public:
-  Digest() : context_(EVP_MD_CTX_new(), &EVP_MD_CTX_free) {
-    if (!context_ || EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) != 1) throw std::bad_alloc();
-  }
   Digest& add(std::string_view text) {
     add(static_cast<std::int64_t>(text.size()));
-    EVP_DigestUpdate(context_.get(), text.data(), text.size());
+    hash_.update(text);
     return *this;
   }
   Digest& add(std::int64_t number) {
     std::array<unsigned char, 8> bytes{};
     for (std::size_t i = 0; i < 8; ++i)
       bytes[i] = static_cast<unsigned char>(static_cast<std::uint64_t>(number) >> 8 * i);
-    EVP_DigestUpdate(context_.get(), bytes.data(), bytes.size());
+    hash_.update(bytes.data(), bytes.size());
     return *this;
   }
-  std::string text() {
-    std::array<unsigned char, 32> bytes{};
-    EVP_DigestFinal_ex(context_.get(), bytes.data(), nullptr);
-    std::string out = "sha256:";
-    for (const unsigned char b : bytes) out += fmt::format("{:02x}", b);
-    return out;
-  }
+  std::string text() { return "sha256:" + hash_.hex(); }
 
  private:
-  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context_;
+  Sha256 hash_;
 };
 
 struct AddToDigest {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "host/run/run.h"
 
+#include "fettle_kit/io/sha256.h"
+
 #include "host/run/worker.h"
-#include "host/store/sha256.h"
 #include "unit/host/run/techniques.h"
 #include "unit/host/store/temporary_folder.h"
 
@@ -469,7 +470,7 @@ TEST_F(RunTest, WritesDownWhatHappened) {
   EXPECT_EQ(fs::canonical(folder / "store/runs/latest"), fs::canonical(result.run_record));
   const auto json = nlohmann::json::parse(text_of(result.run_record));
   EXPECT_EQ(json["pipeline"]["name"], "test");
-  EXPECT_EQ(json["pipeline"]["digest"], "sha256:" + sha256_hex(text_of(folder / "pipeline.yaml")));
+  EXPECT_EQ(json["pipeline"]["digest"], "sha256:" + kit::sha256_hex(text_of(folder / "pipeline.yaml")));
   EXPECT_EQ(json["vars"]["x"], "3");
   EXPECT_EQ(json["machine"]["cores"].get<unsigned>() > 0, true);
   const auto& a = json["steps"][names[0] == "a" ? 0 : 1];

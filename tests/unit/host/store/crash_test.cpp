@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A process that works on a store may be killed at any instant. Whatever is left, the next one must end up with the
 // same result, and nothing in the store may hold bytes that do not match its name.
-#include "host/store/sha256.h"
+#include "fettle_kit/io/sha256.h"
+
 #include "host/store/store.h"
 #include "unit/host/store/temporary_folder.h"
 
@@ -20,7 +21,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string key_of(int step) { return sha256_hex("step " + std::to_string(step)); }
+std::string key_of(int step) { return kit::sha256_hex("step " + std::to_string(step)); }
 constexpr int kSteps = 6;
 
 /// Runs all steps that have no record; returns how many it ran, or -1 after a failure. Called in forked children too.
@@ -81,7 +82,7 @@ TEST(StoreUnderKill, EndsWithTheSameDigestsWheneverItIsKilled) {
       const Store store = *Store::open(root);
       ASSERT_THAT(*store.verify(), testing::IsEmpty()) << "round " << round;
       for (const auto& entry : fs::directory_iterator(root + "/objects"))
-        ASSERT_EQ(sha256_hex(text_of(entry.path().string())), entry.path().filename()) << "round " << round;
+        ASSERT_EQ(kit::sha256_hex(text_of(entry.path().string())), entry.path().filename()) << "round " << round;
     }
     ASSERT_GE(work(root), 0) << "round " << round;
     const Store store = *Store::open(root);

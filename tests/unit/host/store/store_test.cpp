@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "host/store/store.h"
 
+#include "fettle_kit/io/sha256.h"
+
 #include "host/store/record_json.h"
-#include "host/store/sha256.h"
 #include "unit/host/store/temporary_folder.h"
 
 #include <fcntl.h>
@@ -26,7 +27,7 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-std::string key_of(const std::string& text) { return sha256_hex(text); }
+std::string key_of(const std::string& text) { return kit::sha256_hex(text); }
 
 class StoreTest : public testing::Test {
  protected:
@@ -57,11 +58,6 @@ class StoreTest : public testing::Test {
   std::string only_object() const { return fs::directory_iterator(folder / "store/objects")->path().string(); }
 };
 
-TEST(Sha256, AgreesWithTheStandardsExamples) {
-  EXPECT_EQ(sha256_hex(""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
-  EXPECT_EQ(sha256_hex("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-}
-
 TEST_F(StoreTest, FindsWhatWasCommitted) {
   const Record made = commit(key_of("a"), {{"config.json", "{}"}, {"sub/model.bin", "weights"}});
   const auto found = store.find(key_of("a"));
@@ -72,7 +68,7 @@ TEST_F(StoreTest, FindsWhatWasCommitted) {
   EXPECT_EQ(artifact.digest, made.outputs[0].second.digest);
   ASSERT_EQ(artifact.files.size(), 2u);
   EXPECT_EQ(artifact.files[1].path, "sub/model.bin");
-  EXPECT_EQ(artifact.files[1].sha256, sha256_hex("weights"));
+  EXPECT_EQ(artifact.files[1].sha256, kit::sha256_hex("weights"));
   EXPECT_EQ(artifact.bytes(), 9u);
 }
 
@@ -109,7 +105,7 @@ TEST_F(StoreTest, GivesOneDigestToEqualTreesOfOneKind) {
 }
 
 TEST(ArtifactDigest, DependsOnEachFieldOfTheContentAndOnNothingElse) {
-  const Artifact base{"model", "", {{"a", 1, sha256_hex("a"), ""}, {"b", 2, sha256_hex("b"), ""}}, {}};
+  const Artifact base{"model", "", {{"a", 1, kit::sha256_hex("a"), ""}, {"b", 2, kit::sha256_hex("b"), ""}}, {}};
   std::vector<std::string> digests{artifact_digest(base)};
   const auto changed = [&](const std::function<void(Artifact&)>& change) {
     Artifact other = base;
@@ -121,7 +117,7 @@ TEST(ArtifactDigest, DependsOnEachFieldOfTheContentAndOnNothingElse) {
   digests.push_back(changed([](Artifact& a) { a.kind += "2"; }));
   digests.push_back(changed([](Artifact& a) { a.files[0].path += "c"; }));
   digests.push_back(changed([](Artifact& a) { a.files[0].size = 3; }));
-  digests.push_back(changed([](Artifact& a) { a.files[1].sha256 = sha256_hex("c"); }));
+  digests.push_back(changed([](Artifact& a) { a.files[1].sha256 = kit::sha256_hex("c"); }));
   digests.push_back(changed([](Artifact& a) { a.files.pop_back(); }));
   digests.push_back(changed([](Artifact& a) { std::swap(a.files[0].sha256, a.files[1].sha256); }));
   EXPECT_EQ(std::set<std::string>(digests.begin(), digests.end()).size(), digests.size());
@@ -237,11 +233,11 @@ TEST_F(StoreTest, DoesNotFindARecordWhoseObjectIsGone) {
   fs::remove(only_object());
   std::string why;
   EXPECT_FALSE(store.find(key_of("a"), &why));
-  EXPECT_EQ(why, "object " + sha256_hex("1") + " ('x' of output 'model') is missing or was changed");
+  EXPECT_EQ(why, "object " + kit::sha256_hex("1") + " ('x' of output 'model') is missing or was changed");
   const auto path = store.path_of(made.outputs[0].second);
   EXPECT_EQ(path.error().code(), Code::corrupt_data);
   EXPECT_EQ(path.error().where(), "store");
-  EXPECT_EQ(path.error().message(), "store '" + store.root() + "': object " + sha256_hex("1") +
+  EXPECT_EQ(path.error().message(), "store '" + store.root() + "': object " + kit::sha256_hex("1") +
                                         " is missing or was changed; run 'fettle store verify'");
 }
 
@@ -310,7 +306,7 @@ TEST(RecordJson, KeepsEverything) {
   record.technique = "quantize.gguf";
   record.key_text = R"({"epoch":1})";
   record.outputs.push_back(
-      {"model", Artifact{"model", "", {{"a/b", 3, sha256_hex("abc"), "/x/abc"}}, {{"weights", "f32"}}}});
+      {"model", Artifact{"model", "", {{"a/b", 3, kit::sha256_hex("abc"), "/x/abc"}}, {{"weights", "f32"}}}});
   record.outputs[0].second.digest = artifact_digest(record.outputs[0].second);
   record.metrics["ppl"] = {31.25, 0.1, "per token"};
   record.metrics["loss"] = {std::numeric_limits<double>::infinity(), std::nullopt, ""};
@@ -370,7 +366,7 @@ TEST_F(StoreTest, RemembersASettledFileAndNoticesEveryChange) {
   (void)*store.link("file", {path});
   EXPECT_TRUE(fs::is_empty(folder / "store/inputs")) << "its change time is too recent to remember it";
   write_file(path, "two");
-  EXPECT_EQ(store.link("file", {path})->files[0].sha256, sha256_hex("two"));
+  EXPECT_EQ(store.link("file", {path})->files[0].sha256, kit::sha256_hex("two"));
 }
 
 TEST_F(StoreTest, NoticesARewriteThatRestoresTheModificationTime) {
@@ -380,13 +376,13 @@ TEST_F(StoreTest, NoticesARewriteThatRestoresTheModificationTime) {
   struct stat info {};
   ASSERT_EQ(::stat(path.c_str(), &info), 0);
   std::this_thread::sleep_for(std::chrono::milliseconds(2100));  // until it counts as settled
-  EXPECT_EQ(store.link("file", {path})->files[0].sha256, sha256_hex("one"));
+  EXPECT_EQ(store.link("file", {path})->files[0].sha256, kit::sha256_hex("one"));
   EXPECT_FALSE(fs::is_empty(folder / "store/inputs"));
-  EXPECT_EQ(store.link("file", {path})->files[0].sha256, sha256_hex("one"));
+  EXPECT_EQ(store.link("file", {path})->files[0].sha256, kit::sha256_hex("one"));
   write_file(path, "two");
   const timespec times[2] = {info.st_atim, info.st_mtim};
   ASSERT_EQ(::utimensat(AT_FDCWD, path.c_str(), times, 0), 0);
-  EXPECT_EQ(store.link("file", {path})->files[0].sha256, sha256_hex("two"));
+  EXPECT_EQ(store.link("file", {path})->files[0].sha256, kit::sha256_hex("two"));
 }
 
 // ---- single flight ----
@@ -452,15 +448,15 @@ TEST_F(StoreTest, VerifyNamesWhatIsDamaged) {
   commit(key_of("a"), {{"x", "1"}});
   commit(key_of("b"), {{"x", "22"}});
   EXPECT_THAT(*store.verify(), IsEmpty());
-  const std::string one = folder / ("store/objects/" + sha256_hex("1"));
+  const std::string one = folder / ("store/objects/" + kit::sha256_hex("1"));
   fs::permissions(one, fs::perms::owner_write, fs::perm_options::add);
   write_file(one, "2");
-  fs::remove(folder / ("store/objects/" + sha256_hex("22")));
+  fs::remove(folder / ("store/objects/" + kit::sha256_hex("22")));
   const auto problems = *store.verify();
   ASSERT_EQ(problems.size(), 2u);
   EXPECT_EQ(problems[0].path, one);
   EXPECT_EQ(problems[0].what,
-            "its content has changed: sha256 is " + sha256_hex("2") + ", expected " + sha256_hex("1"));
+            "its content has changed: sha256 is " + kit::sha256_hex("2") + ", expected " + kit::sha256_hex("1"));
   EXPECT_EQ(problems[1].what, "is missing");
 }
 
@@ -515,9 +511,8 @@ TEST_F(StoreTest, SaysHowMuchRoomIsMissing) {
   const Status status = store.check_space(1ull << 60);
   EXPECT_EQ(status.code(), Code::io);
   EXPECT_THAT(status.message(), HasSubstr("': the disk is full: 1,152,921,504,606,846,976 bytes are needed, "));
-  EXPECT_THAT(
-      status.message(),
-      HasSubstr(" are available; free some space, run 'fettle store gc', or choose a store on another disk"));
+  EXPECT_THAT(status.message(),
+              HasSubstr(" are available; free some space, run 'fettle store gc', or choose a store on another disk"));
 }
 
 /// Runs `body` in a child process that has a file system of 64 KiB at `path`; returns what it wrote to the pipe.

@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-namespace fettle::host {
+namespace fettle::kit {
 
 /// SHA-256 (FIPS 180-4) of what update() was given. One thread at a time.
 class Sha256 {
@@ -28,4 +28,4 @@ std::string sha256_hex(std::string_view text);
 /// 64 lower-case hex digits, as keys and digests are written.
 bool is_sha256_hex(std::string_view text);
 
-}  // namespace fettle::host
+}  // namespace fettle::kit
