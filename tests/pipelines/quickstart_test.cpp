@@ -74,8 +74,8 @@ TEST_F(Quickstart, EightBitsAgreeWithTheOriginalAlmostAlways) {
 }
 
 TEST_F(Quickstart, GivesTheSameDigestsWithOneJob) {
-  const Outcome one =
-      fettle(folder_->path(), {"run", "pipelines/quickstart.yaml", "--json", "--jobs", "1", "--store", in("another-store")});
+  const Outcome one = fettle(
+      folder_->path(), {"run", "pipelines/quickstart.yaml", "--json", "--jobs", "1", "--store", in("another-store")});
   ASSERT_EQ(one.code, 0) << one.err;
   const Json a = Json::parse(first_->out), b = Json::parse(one.out);
   ASSERT_EQ(a.at("steps").size(), b.at("steps").size());

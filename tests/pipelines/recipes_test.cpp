@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "unit/host/cli/program.h"
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include <filesystem>
+
+namespace fettle::test {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+const fs::path source = FETTLE_TEST_SOURCE_DIR;
+
+double metric(const Json& run, const std::string& step, const std::string& name) {
+  for (const Json& s : run.at("steps"))
+    if (s.at("name") == step) return s.at("metrics").at(name).at("value");
+  ADD_FAILURE() << "no step " << step;
+  return 0;
+}
+
+TEST(Recipes, AreAllGood) {
+  const Folder folder;
+  for (const auto& entry : fs::directory_iterator(source / "pipelines")) {
+    if (entry.path().extension() != ".yaml") continue;
+    const Outcome checked = fettle(folder.path(), {"check", entry.path().string()});
+    EXPECT_EQ(checked.code, 0) << checked.err;
+  }
+}
+
+// Table 7.2 of the methods page, P4: the update is worth most where the pattern is tight.
+TEST(Recipes, PruneCompareFindsThatSparseGptLosesLeastAtTwoOfFour) {
+  const Folder folder;
+  const Outcome run = fettle(folder.path(), {"run", (source / "pipelines/prune-compare.yaml").string(), "--json",
+                                             "--store", folder / "store", "--set", "vars.length=128"});
+  ASSERT_EQ(run.code, 0) << run.err;
+  const Json result = Json::parse(run.out);
+  const double sparsegpt = metric(result, "by_sparsegpt[2:4]", "kl");
+  EXPECT_LT(sparsegpt, metric(result, "by_magnitude[2:4]", "kl"));
+  EXPECT_LT(sparsegpt, metric(result, "by_wanda[2:4]", "kl"));
+}
+
+class Tutorial : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    fs::copy(source / "tests/data/tutorial/first.yaml", folder / "first.yaml");
+    fs::create_directory_symlink(source / "pipelines", folder / "pipelines");
+  }
+  Folder folder;
+};
+
+TEST_F(Tutorial, WritesItsModel) {
+  const Outcome run = fettle(folder.path(), {"run", "first.yaml"});
+  ASSERT_EQ(run.code, 0) << run.err;
+  EXPECT_TRUE(fs::exists(folder / "out/first/model.gguf"));
+}
+
+TEST_F(Tutorial, WithholdsItsModelWhenTheGateDoesNotHold) {
+  const Outcome run = fettle(folder.path(), {"run", "first.yaml", "--set", "vars.type=Q2_K"});
+  EXPECT_EQ(run.code, 3) << run.err;
+  EXPECT_FALSE(fs::exists(folder / "out/first/model.gguf"));
+}
+
+}  // namespace
+}  // namespace fettle::test
