@@ -30,7 +30,7 @@ TEST(Recipes, AreAllGood) {
   }
 }
 
-// Table 7.2 of the methods page, P4: the update is worth most where the pattern is tight.
+// The update of the remaining weights is worth most where the pattern is tight (Frantar & Alistarh 2023, table 2).
 TEST(Recipes, PruneCompareFindsThatSparseGptLosesLeastAtTwoOfFour) {
   const Folder folder;
   const Outcome run = fettle(folder.path(), {"run", (source / "pipelines/prune-compare.yaml").string(), "--json",

@@ -15,7 +15,7 @@
 namespace fettle::kit {
 
 /// A Hugging Face checkpoint folder: config.json and model.safetensors, or shards with their index. Mapped, not read.
-/// Opening checks the index against the files (formats/safetensors.md section 5): not_found for what is missing,
+/// Opening checks the index against the files, both ways: not_found for what is missing,
 /// corrupt_data for what contradicts itself. Move-only. [any thread once open]
 class Checkpoint {
  public:

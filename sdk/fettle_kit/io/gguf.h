@@ -32,11 +32,11 @@ struct GgufContent {
   std::vector<TensorView> tensors;  ///< in file order
 };
 
-/// Checks all of formats/gguf.md section 1; messages begin with `name`. corrupt_data, or unsupported for other
-/// versions, big-endian files and element types that we do not know. [any thread]
+/// Checks every field of header, metadata and tensor table; messages begin with `name`. corrupt_data, or unsupported
+/// for other versions, big-endian files and element types that we do not know. [any thread]
 Result<GgufContent> parse_gguf(std::span<const std::byte> bytes, std::string_view name);
 
-/// Reads one GGUF file (version 2 or 3) by mapping it; formats/gguf.md section 1 is checked on opening. Shapes are
+/// Reads one GGUF file (version 2 or 3) by mapping it; everything but the weights is checked on opening. Shapes are
 /// row-major (the reverse of the file's). Views live as long as the reader. [any thread once open]
 class GgufReader {
  public:

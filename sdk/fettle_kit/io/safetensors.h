@@ -37,11 +37,12 @@ struct SafetensorsContent {
   std::vector<std::string> warnings;            ///< what is odd but harmless: entries with keys that we do not know
 };
 
-/// Checks every rule of formats/safetensors.md section 4 but the last (the file system's); messages begin with `name`.
-/// corrupt_data, or unsupported for element types that we do not read (F4, F6, FNUZ, C64). [any thread]
+/// Checks every rule of the format and the limits of its reference reader (huggingface/safetensors, README "Format");
+/// messages begin with `name`. corrupt_data, or unsupported for element types that we do not read (F4, F6, FNUZ, C64).
+/// [any thread]
 Result<SafetensorsContent> parse_safetensors(std::span<const std::byte> bytes, std::string_view name);
 
-/// Reads one safetensors file by mapping it. Every rule of formats/safetensors.md section 4 is checked on opening, so a
+/// Reads one safetensors file by mapping it. Everything but the weights is checked on opening, so a
 /// view never leaves the file. Views live as long as the reader. [any thread once open]
 class SafetensorsReader {
  public:

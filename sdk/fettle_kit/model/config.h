@@ -14,7 +14,7 @@
 
 namespace fettle::kit {
 
-/// Rotation speeds of the pairs of a head, scaling already applied (formats/huggingface-checkpoint.md section 4).
+/// Rotation speeds of the pairs of a head, scaling already applied (as modeling_rope_utils of transformers does).
 struct Rope {
   std::vector<float> frequencies;  ///< [head_dim / 2], radians a position
   float magnitude = 1;             ///< of cosine and sine

@@ -18,7 +18,7 @@ enum class WindowRule {
 
 enum class BiasRule { never, by_key, always };
 
-/// What tells one decoder family from another: facts, not code. formats/huggingface-checkpoint.md section 2.
+/// What tells one decoder family from another: facts, not code, as the configuration classes of transformers have them.
 struct Family {
   std::string_view model_type;              ///< of config.json
   std::string_view architecture;            ///< the class of transformers

@@ -11,10 +11,47 @@ namespace fettle::kit {
 /// How a tensor is stored. Plain types have one element a block; the ggml block types share one scale (or several)
 /// among block_elems elements.
 enum class DType : std::uint8_t {
-  f64, f32, f16, bf16, f8_e4m3, f8_e5m2, f8_e8m0,
-  i64, i32, i16, i8, u64, u32, u16, u8, boolean,
-  q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, tq1_0, tq2_0, mxfp4, nvfp4,
-  iq2_xxs, iq2_xs, iq2_s, iq3_xxs, iq3_s, iq1_s, iq1_m, q1_0, q2_0,
+  f64,
+  f32,
+  f16,
+  bf16,
+  f8_e4m3,
+  f8_e5m2,
+  f8_e8m0,
+  i64,
+  i32,
+  i16,
+  i8,
+  u64,
+  u32,
+  u16,
+  u8,
+  boolean,
+  q4_0,
+  q4_1,
+  q5_0,
+  q5_1,
+  q8_0,
+  q2_k,
+  q3_k,
+  q4_k,
+  q5_k,
+  q6_k,
+  iq4_nl,
+  iq4_xs,
+  tq1_0,
+  tq2_0,
+  mxfp4,
+  nvfp4,
+  iq2_xxs,
+  iq2_xs,
+  iq2_s,
+  iq3_xxs,
+  iq3_s,
+  iq1_s,
+  iq1_m,
+  q1_0,
+  q2_0,
 };
 
 /// One row of the dtype table. Most code never sees a storage type: it asks the table to turn a row into f32.
@@ -27,9 +64,10 @@ struct DTypeInfo {
   int block_bytes;               ///< bytes of a block
   /// n elements (a multiple of block_elems) to f32; null: cannot be read as numbers.
   void (*to_f32)(const std::byte* src, float* dst, std::size_t n);
-  /// n elements (a multiple of block_elems) from f32, round to nearest even for plain types, the reference procedure of
-  /// formats/gguf.md for block types; null: read-only type. NaN stays NaN (0 in integer types). Beyond the range: f16
-  /// and f8_e5m2 give infinity, f8_e4m3 (which has none) gives NaN, so clamp first; integers give their limit.
+  /// n elements (a multiple of block_elems) from f32, round to nearest even for plain types, ggml's reference
+  /// procedure (docs/reference/gguf.md) for block types; null: read-only type. NaN stays NaN (0 in integer types).
+  /// Beyond the range: f16 and f8_e5m2 give infinity, f8_e4m3 (which has none) gives NaN, so clamp first; integers give
+  /// their limit.
   void (*from_f32)(const float* src, std::byte* dst, std::size_t n);
 };
 

@@ -75,8 +75,8 @@ double loss(const Layer& l, const std::vector<float>& after, double damping) {
   return (d * h * d.transpose()).trace();
 }
 
-// The best test there is (science/methods.md 1.4): any mistake in the factor's orientation, the sign of the update, the
-// lazy update of the rest, or the damping breaks it. Gate for f32: 1e-3.
+// The best test there is: any mistake in the factor's orientation, the sign of the update, the
+// lazy update of the rest, or the damping breaks it. 1e-3: what f32 leaves of it.
 TEST(Sweep, SumOfSquaredErrorsIsTheLossOfTheWholeMatrix) {
   for (const std::int64_t block : {8, 32, 96}) {
     const Layer l = layer(24, 96, true);
