@@ -74,6 +74,8 @@ void repeat_complaints(const Plan& plan, const RunResult& result) {
           fmt::format("step '{}': {}{}", name, where.empty() ? "" : "'" + where + "': ", step.error.message()));
     }
   }
+  for (const OutputResult& output : result.outputs)
+    if (output.state == OutputResult::State::failed) log(LogLevel::error, output.reason);
 }
 
 int exit_code_of(const RunResult& result) {

@@ -47,6 +47,9 @@ std::vector<TensorSpec> specs_of(const Sample& s) {
     specs.push_back({p + "self_attn.k_proj.weight", s.dtype, {kv, s.hidden}});
     specs.push_back({p + "self_attn.v_proj.weight", s.dtype, {kv, s.hidden}});
     specs.push_back({p + "self_attn.o_proj.weight", s.dtype, {s.hidden, s.hidden}});
+    if (s.model_type == "qwen3")
+      for (const char* name : {"q_norm", "k_norm"})
+        specs.push_back({p + "self_attn." + name + ".weight", s.dtype, {s.hidden / s.heads}});
     specs.push_back({p + "mlp.gate_proj.weight", s.dtype, {s.ffn, s.hidden}});
     specs.push_back({p + "mlp.up_proj.weight", s.dtype, {s.ffn, s.hidden}});
     specs.push_back({p + "mlp.down_proj.weight", s.dtype, {s.hidden, s.ffn}});
@@ -85,19 +88,20 @@ std::string Sample::write() const {
     info(spec.dtype).from_f32(values.data(), bytes.data(), n);
     return sink(bytes);
   };
-  const Json config{{"architectures", Json::array({"LlamaForCausalLM"})},
-                    {"model_type", model_type},
-                    {"hidden_size", hidden},
-                    {"intermediate_size", ffn},
-                    {"num_hidden_layers", layers},
-                    {"num_attention_heads", heads},
-                    {"num_key_value_heads", kv_heads},
-                    {"vocab_size", vocab},
-                    {"max_position_embeddings", 128},
-                    {"rms_norm_eps", 1e-5},
-                    {"rope_theta", 10000.0},
-                    {"tie_word_embeddings", tied},
-                    {"bos_token_id", vocab - 2}};
+  Json config{{"architectures", Json::array({"LlamaForCausalLM"})},
+              {"model_type", model_type},
+              {"hidden_size", hidden},
+              {"intermediate_size", ffn},
+              {"num_hidden_layers", layers},
+              {"num_attention_heads", heads},
+              {"num_key_value_heads", kv_heads},
+              {"vocab_size", vocab},
+              {"max_position_embeddings", 128},
+              {"rms_norm_eps", 1e-5},
+              {"rope_theta", 10000.0},
+              {"tie_word_embeddings", tied},
+              {"bos_token_id", vocab - 2}};
+  if (model_type == "qwen3") config["head_dim"] = hidden / heads;
   const Status written = write_checkpoint(folder, config, specs_of(*this), source, "");
   EXPECT_TRUE(written.ok()) << written.message();
   std::ofstream(folder + "/tokenizer.json") << tokenizer_json(vocab, "").dump();
@@ -305,6 +309,42 @@ TEST(QuantizeGguf, RefusesOtherFamiliesByName) {
   EXPECT_EQ(r.message,
             "config.json: model type 'phi3' cannot be written as GGUF; supported are llama, mistral, qwen2, qwen3 and "
             "gemma3_text");
+}
+
+TEST(QuantizeGguf, RefusesAConfigThatNoDecoderHas) {
+  const std::string folder = Sample{}.write();
+  const auto with = [&](const char* key, Json value) {
+    Json config = *read_json_file(folder + "/config.json");
+    config[key] = std::move(value);
+    const std::string copy = temporary_folder();
+    std::filesystem::copy(folder, copy, std::filesystem::copy_options::recursive);
+    std::ofstream(copy + "/config.json") << config.dump();
+    std::string message = quantize(copy).run().message;
+    if (message.starts_with(copy)) message.replace(0, copy.size(), "<folder>");
+    return message;
+  };
+  EXPECT_EQ(with("num_key_value_heads", -1),
+            "<folder>/config.json: 'num_key_value_heads' is -1, expected an integer from 1 to 16384");
+  EXPECT_EQ(with("intermediate_size", 384),
+            "<folder>: tensor 'model.layers.0.mlp.gate_proj.weight' has shape [512, 256], but config.json asks for "
+            "[384, 256]");
+  EXPECT_EQ(with("num_hidden_layers", 9), "<folder>: tensor 'model.layers.2.self_attn.q_proj.weight' is missing");
+}
+
+TEST(QuantizeGguf, EstimatesModelsOfAbsurdSizesAtOnce) {
+  const char* huge = "1099511627776";
+  EXPECT_TRUE(Step("quantize_gguf", "quantize.gguf")
+                  .input("model", "model", "nowhere",
+                         {{"layout", "hf"},
+                          {"layers", huge},
+                          {"hidden", huge},
+                          {"ffn", huge},
+                          {"heads", huge},
+                          {"kv_heads", huge},
+                          {"vocab", huge},
+                          {"bytes", "1000"}})
+                  .estimate()
+                  .ok());
 }
 
 TEST(QuantizeGguf, RefusesUnknownTypes) {

@@ -3,6 +3,7 @@
 
 #include "fettle_kit/compress/gguf_blocks.h"
 #include "fettle_kit/kernels/kernels.h"
+#include "fettle_kit/model/weights.h"
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -335,6 +336,16 @@ class Writer {
   std::pair<std::size_t, std::int64_t> failed_at_;
 };
 
+/// A config.json that contradicts the tensors would go into the metadata, and the file would load nowhere.
+Status check_config(const Checkpoint& model) {
+  FETTLE_ASSIGN(const Weights weights, Weights::open(model.folder()));
+  FETTLE_TRY(weights.embedding());
+  FETTLE_TRY(weights.head());
+  FETTLE_TRY(weights.final_norm());
+  for (std::int64_t layer = 0; layer < weights.config().layers; ++layer) FETTLE_TRY(weights.block(layer));
+  return {};
+}
+
 }  // namespace
 
 Result<Plan> plan_export(const Checkpoint& model, const Options& options, const Importance* importance) {
@@ -343,6 +354,7 @@ Result<Plan> plan_export(const Checkpoint& model, const Options& options, const 
   std::vector<TensorSpec> specs;
   for (const TensorView* t : model.tensors()) specs.push_back({t->name, t->dtype, t->shape});
   FETTLE_ASSIGN(std::vector<GgufTensor> layouts, gguf_tensors(config, specs));
+  FETTLE_TRY(check_config(model));
 
   std::vector<GgufMixTensor> mix_tensors;
   for (GgufTensor& layout : layouts) {

@@ -136,7 +136,10 @@ class QuantizeGguf {
     const std::int64_t layers = size("layers"), hidden = size("hidden"), ffn = size("ffn"), heads = size("heads"),
                        kv_heads = size("kv_heads"), vocab = size("vocab");
     const double tokenizer = static_cast<double>(vocab) * 32;
-    if (layers <= 0 || hidden <= 0 || ffn <= 0 || heads <= 0 || kv_heads <= 0 || vocab <= 0)
+    // Only what a decoder can be: run() says what is wrong with a config.json that holds anything else.
+    const auto sane = [](std::int64_t n, std::int64_t most) { return n > 0 && n <= most; };
+    if (!sane(layers, 1 << 14) || !sane(hidden, 1 << 24) || !sane(ffn, 1 << 24) || !sane(heads, 1 << 14) ||
+        !sane(kv_heads, 1 << 14) || !sane(vocab, 1 << 24))
       return model.number("bytes") * static_cast<double>(info(options.file->type).block_bytes) /
                  static_cast<double>(info(options.file->type).block_elems) / 2 +
              tokenizer;

@@ -83,6 +83,8 @@ Result<Comparison> compare(const Decoder& candidate, const Decoder& reference, c
   c.tokens = windows.sequences() * (windows.length() - 1);
   c.ppl = exp_of(mean_of(sums, each, &Difference::nll));
   c.reference_ppl = exp_of(mean_of(sums, each, &Difference::reference_nll));
+  if (!std::isfinite(c.ppl.value)) return not_finite("the candidate");
+  if (!std::isfinite(c.reference_ppl.value)) return not_finite("the reference");
   c.kl = mean_of(sums, each, &Difference::kl);
   c.top1 = mean_of(sums, each, &Difference::top1);
   for (Difference& window : sums) window.nll -= window.reference_nll;

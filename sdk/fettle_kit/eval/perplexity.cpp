@@ -42,6 +42,7 @@ Result<Perplexity> perplexity(const Decoder& model, const TokenSet& windows, con
 
   const std::vector<double> counts(result.window_nll.size(), static_cast<double>(windows.length() - 1));
   result.nll = mean_over_windows(result.window_nll, counts);
+  if (!std::isfinite(result.nll.value)) return not_finite("the model");
   const double ppl = std::exp(result.nll.value);
   result.ppl = {ppl, ppl * result.nll.standard_error};
   result.bits_per_byte = {NAN, NAN};

@@ -71,4 +71,10 @@ double negative_log_likelihood(std::span<float> logits, std::int32_t target) {
   return std::log(double{sum}) + double{top} - wanted;
 }
 
+Status not_finite(std::string_view which) {
+  return {Code::corrupt_data,
+          fmt::format("{} predicts NaN or infinity; look for such values in its weights, or in the step that made them",
+                      which)};
+}
+
 }  // namespace fettle::kit

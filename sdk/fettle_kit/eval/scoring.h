@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string_view>
 
 namespace fettle::kit {
 
@@ -36,5 +37,8 @@ inline constexpr std::int64_t batch_rows = 2048;
 
 /// -log softmax(logits)[target]; the row is overwritten. The sum runs in f32 over 16 lanes, the rest in f64.
 double negative_log_likelihood(std::span<float> logits, std::int32_t target);
+
+/// What is said of a model whose likelihoods are no numbers: no measure of it means anything.
+Status not_finite(std::string_view which);
 
 }  // namespace fettle::kit

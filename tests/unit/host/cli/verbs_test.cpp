@@ -44,8 +44,9 @@ outputs:
 TEST_F(OnPipeline, RunWritesItsOutputsAndASummary) {
   const Outcome outcome = run({"run"}, good);
   EXPECT_EQ(outcome.code, 0) << outcome.err;
-  EXPECT_THAT(outcome.out, AllOf(HasSubstr("step   technique    state"), HasSubstr("hay    test.repeat  done"),
-                                 HasSubstr("test.repeat  lines\n"), HasSubstr("written"), HasSubstr("record of this run: ")));
+  EXPECT_THAT(outcome.out,
+              AllOf(HasSubstr("step   technique    state"), HasSubstr("hay    test.repeat  done"),
+                    HasSubstr("test.repeat  lines\n"), HasSubstr("written"), HasSubstr("record of this run: ")));
   EXPECT_THAT(outcome.err, AllOf(HasSubstr("hay: started test.repeat on "), HasSubstr("hay: done in ")));
   EXPECT_TRUE(fs::exists(folder_ / "out/hay"));
 }
@@ -132,6 +133,17 @@ INSTANTIATE_TEST_SUITE_P(
                       FailureCase{"test.out_of_memory", "out of memory"},
                       FailureCase{"test.returns_error", "'moon': the moon is full, expected new moon; wait two weeks"}),
     [](const auto& c) { return std::string(c.param.technique).substr(5); });
+
+TEST_F(OnPipeline, AnOutputThatCannotBeWrittenIsExitCode7WithItsSentence) {
+  fs::create_directories(folder_ / "out/hay");
+  write_text(folder_ / "out/hay/mine.txt", "not from a pipeline");
+  const Outcome outcome = run({"run", "--quiet"}, good);
+  EXPECT_EQ(outcome.code, 7);
+  EXPECT_EQ(outcome.err, "error: output 'hay': '" + (folder_ / "out/hay") +
+                             "': the folder holds 'mine.txt', which is not part of the output; remove it, or choose "
+                             "another path\n");
+  EXPECT_EQ(text_of(folder_ / "out/hay/mine.txt"), "not from a pipeline");
+}
 
 TEST_F(OnPipeline, AMissingServiceIsSaidBeforeAnythingRuns) {
   const Outcome outcome = run({"run"}, "steps:\n  bad: {use: test.needs_gpu}\n");

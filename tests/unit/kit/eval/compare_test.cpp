@@ -2,6 +2,7 @@
 #include "fettle_kit/eval/compare.h"
 
 #include "fettle_kit/eval/perplexity.h"
+#include "fettle_kit/io/checkpoint.h"
 
 #include "unit/kit/model/tiny_model.h"
 
@@ -10,6 +11,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -34,6 +36,20 @@ class CompareTest : public ::testing::Test {
     auto decoder = Decoder::open(*std::move(weights));
     if (!decoder.ok()) throw std::runtime_error(decoder.error().message());
     return *std::move(decoder);
+  }
+
+  Decoder tiny_with_nan() {
+    const std::string path = folder_ + "/nan";
+    const auto source = [](const TensorSpec& spec, const TensorSink& sink) {
+      std::int64_t elements = 1;
+      for (const std::int64_t n : spec.shape) elements *= n;
+      const std::vector<float> values(static_cast<std::size_t>(elements), NAN);
+      return sink(std::as_bytes(std::span(values)));
+    };
+    const Json config = test::tiny_llama_config();
+    if (!write_checkpoint(path, config, test::tiny_tensors(config), source, "").ok())
+      throw std::runtime_error("cannot write the tiny model");
+    return *Decoder::open(*Weights::open(path));
   }
 
   static TokenSet windows(std::int64_t count) {
@@ -95,6 +111,18 @@ TEST_F(CompareTest, RefusesOtherVocabularies) {
   config["vocab_size"] = 50;
   EXPECT_EQ(compare(tiny(1, config), tiny(1), windows(1)).error().message(),
             "the candidate has a vocabulary of 50, the reference one of 48; they cannot be compared token by token");
+}
+
+TEST_F(CompareTest, RefusesModelsThatPredictNan) {
+  const Decoder good = tiny(1), bad = tiny_with_nan();
+  EXPECT_EQ(compare(bad, good, windows(1)).error().message(),
+            "the candidate predicts NaN or infinity; look for such values in its weights, or in the step that made "
+            "them");
+  EXPECT_EQ(compare(good, bad, windows(1)).error().message(),
+            "the reference predicts NaN or infinity; look for such values in its weights, or in the step that made "
+            "them");
+  EXPECT_EQ(perplexity(bad, windows(1)).error().message(),
+            "the model predicts NaN or infinity; look for such values in its weights, or in the step that made them");
 }
 
 TEST_F(CompareTest, StopsWhenAsked) {
