@@ -270,7 +270,9 @@ bool Scheduler::try_start(std::size_t i, std::size_t ready) {
   // No place in the arena is kept for this thread: all of its cores belong to TBB's.
   running.arena = std::make_unique<tbb::task_arena>(static_cast<int>(cores), 0);
   running.arena->enqueue([this, i, &planned] {
-    Executor& executor = planned.step->isolate.value_or(false) ? *process_ : *in_process_;
+    // A foreign plugin that crashes takes its own process with it, not the run.
+    const bool apart = planned.step->isolate.value_or(!planned.technique->plugin->ours);
+    Executor& executor = apart ? *process_ : *in_process_;
     post(i, run_step(
                 running_[i].task, store_, executor,
                 [this, i](RunEvent said) {

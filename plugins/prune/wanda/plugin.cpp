@@ -22,7 +22,7 @@ class PruneWanda {
 
   static fettle::Description<Params> describe() {
     fettle::Description<Params> d("prune.wanda", "Zero the weights of smallest |weight| x input norm.");
-    d.epoch(1).version("1.0").reference("Sun et al. 2023, arXiv:2306.11695, section 3");
+    d.epoch(1).version("1.0").determinism(FETTLE_ISA).reference("Sun et al. 2023, arXiv:2306.11695, section 3");
     return with_calibrated_pruning(d);
   }
 
