@@ -27,7 +27,7 @@ int check(const Options& options, const std::string& file) {
 
 void add_check_verb(CLI::App& program, Options& options, Action& action) {
   CLI::App* verb = program.add_subcommand("check", "Find every mistake of a pipeline without running it");
-  verb->footer("Example:\n  fettle check pipeline.yaml --set vars.keep=0.5");
+  verb->footer("Example:\n  fettle check pipelines/quickstart.yaml --set steps.sample.with.max_tokens=20");
   const auto file = std::make_shared<std::string>();
   verb->add_option("pipeline", *file, "The YAML file")->required()->type_name("FILE");
   add_pipeline_options(*verb, options);

@@ -132,13 +132,15 @@ void add_measurement(CLI::App& verb, Options& options, Action& action, const cha
 
 void add_eval_verb(CLI::App& program, Options& options, Action& action) {
   CLI::App* verb = program.add_subcommand("eval", "Measure a model without a pipeline");
-  verb->footer("Example:\n  fettle eval perplexity model.gguf held-out.txt");
+  verb->footer("Example:\n  fettle eval perplexity pipelines/data/prose-3m pipelines/data/held-out.txt");
   verb->require_subcommand(0, 1);
   add_measurement(*verb, options, action, "perplexity", "How well a model predicts a text",
-                  "fettle eval perplexity model.gguf held-out.txt --with length=512", "eval.perplexity", {"model"});
+                  "fettle eval perplexity pipelines/data/prose-3m pipelines/data/held-out.txt --with length=512",
+                  "eval.perplexity", {"model"});
   add_measurement(*verb, options, action, "compare", "How far a model is from another on a text",
-                  "fettle eval compare small.gguf models/base held-out.txt", "eval.compare",
-                  {"candidate", "reference"});
+                  "fettle eval compare out/quickstart/prose-3m-dense-Q4_K_M.gguf pipelines/data/prose-3m "
+                  "pipelines/data/held-out.txt",
+                  "eval.compare", {"candidate", "reference"});
 }
 
 }  // namespace fettle::host

@@ -77,7 +77,8 @@ Status generate(const Options& options, const Request& request) {
 
 void add_generate_verb(CLI::App& program, Options& options, Action& action) {
   CLI::App* verb = program.add_subcommand("generate", "Let a model continue a text");
-  verb->footer("Example:\n  fettle generate model.gguf --prompt 'When the storm had passed' --max-tokens 40");
+  verb->footer(
+      "Example:\n  fettle generate pipelines/data/prose-3m --prompt 'When the storm had passed' --max-tokens 40");
   const auto request = std::make_shared<Request>();
   verb->add_option("model", request->model, "A checkpoint folder or a .gguf file")->required()->type_name("PATH");
   verb->add_option("--prompt", request->prompt, "The text to continue")->required()->type_name("TEXT");

@@ -31,7 +31,7 @@ int graph(const Options& options, const Request& request) {
 
 void add_graph_verb(CLI::App& program, Options& options, Action& action) {
   CLI::App* verb = program.add_subcommand("graph", "Draw the steps of a pipeline and what flows between them");
-  verb->footer("Example:\n  fettle graph pipeline.yaml --format dot | dot -Tsvg > pipeline.svg");
+  verb->footer("Example:\n  fettle graph pipelines/quickstart.yaml --format mermaid");
   const auto request = std::make_shared<Request>();
   verb->add_option("pipeline", request->pipeline, "The YAML file")->required()->type_name("FILE");
   verb->add_option("--format", request->format, "text (default), dot (Graphviz) or mermaid")

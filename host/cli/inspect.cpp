@@ -174,7 +174,9 @@ int inspect(const Options& options, const Request& request) {
 
 void add_inspect_verb(CLI::App& program, Options& options, Action& action) {
   CLI::App* verb = program.add_subcommand("inspect", "Show the tensors and metadata of a model's files");
-  verb->footer("Examples:\n  fettle inspect models/base\n  fettle inspect model.gguf --tensors 'blk.0.*'");
+  verb->footer(
+      "Examples:\n  fettle inspect pipelines/data/prose-3m\n  fettle inspect pipelines/data/prose-3m --tensors "
+      "'*.layers.0.*'");
   const auto request = std::make_shared<Request>();
   verb->add_option("path", request->path, "A checkpoint folder, a .safetensors file or a .gguf file")
       ->required()

@@ -120,7 +120,7 @@ int plan(const Options& options, const std::string& file) {
 void add_plan_verb(CLI::App& program, Options& options, Action& action) {
   CLI::App* verb =
       program.add_subcommand("plan", "Show what a run would do: order, what is cached, memory, disk, work");
-  verb->footer("Example:\n  fettle plan pipeline.yaml --json");
+  verb->footer("Example:\n  fettle plan pipelines/quickstart.yaml --json");
   const auto file = std::make_shared<std::string>();
   verb->add_option("pipeline", *file, "The YAML file")->required()->type_name("FILE");
   add_pipeline_options(*verb, options);

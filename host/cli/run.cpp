@@ -46,8 +46,8 @@ int run(const Options& options, const Request& request) {
 void add_run_verb(CLI::App& program, Options& options, Action& action) {
   CLI::App* verb = program.add_subcommand("run", "Run a pipeline; what is in the store already is not computed again");
   verb->footer(
-      "Examples:\n  fettle run pipelines/quickstart.yaml\n  fettle run pipeline.yaml --set vars.keep=0.5 --jobs 8 "
-      "--memory 24GiB");
+      "Examples:\n  fettle run pipelines/quickstart.yaml\n  fettle run pipelines/quickstart.yaml --set "
+      "steps.sample.with.max_tokens=20 --jobs 8 --memory 24GiB");
   const auto request = std::make_shared<Request>();
   verb->add_option("pipeline", request->file, "The YAML file")->required()->type_name("FILE");
   CLI::Option* keep_going = verb->add_flag("--keep-going", request->keep_going,

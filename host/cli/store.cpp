@@ -110,7 +110,7 @@ int path(const Options& options, const Request& request) {
 
 void add_store_verb(CLI::App& program, Options& options, Action& action) {
   CLI::App* verb = program.add_subcommand("store", "Look after the folder that keeps finished steps");
-  verb->footer("Example:\n  fettle store gc --older-than 30 --dry-run");
+  verb->footer("Example:\n  fettle store gc --store pipelines/.fettle --older-than 30 --dry-run");
   const auto request = std::make_shared<Request>();
   verb->require_subcommand(0, 1);
   const auto add = [&](const char* name, const char* help, const char* example, std::function<int()> work) {
@@ -122,19 +122,20 @@ void add_store_verb(CLI::App& program, Options& options, Action& action) {
     sub->callback([&action, work = std::move(work)] { action = work; });
     return sub;
   };
-  add("summary", "How much it holds", "fettle store summary --store out/.fettle",
+  add("summary", "How much it holds", "fettle store summary --store pipelines/.fettle",
       [&options] { return summary(options); });
-  add("verify", "Read every file again and compare it with its name", "fettle store verify",
+  add("verify", "Read every file again and compare it with its name", "fettle store verify --store pipelines/.fettle",
       [&options] { return verify(options); });
-  CLI::App* gc = add("gc", "Remove what no finished step needs", "fettle store gc --older-than 30 --dry-run",
+  CLI::App* gc = add("gc", "Remove what no finished step needs",
+                     "fettle store gc --store pipelines/.fettle --older-than 30 --dry-run",
                      [&options, request] { return collect(options, *request); });
   gc->add_option("--older-than", request->older_than_days, "Also forget steps not used for this many days")
       ->check(whole_number(0, 100000))
       ->type_name("DAYS");
   gc->add_flag("--dry-run", request->dry_run, "Only say how much would be freed");
-  CLI::App* where =
-      add("path", "Print the folders of a finished step's outputs", "fettle store path 3f2c...e1 --port model",
-          [&options, request] { return path(options, *request); });
+  CLI::App* where = add("path", "Print the folders of a finished step's outputs",
+                        "fettle store path KEY --store pipelines/.fettle  (the keys are in the record of a run)",
+                        [&options, request] { return path(options, *request); });
   where->add_option("key", request->key, "The step's key, as 'fettle plan --json' prints it")
       ->required()
       ->type_name("KEY");

@@ -4,6 +4,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <iomanip>
+#include <sstream>
+
 namespace fettle::test {
 namespace {
 
@@ -41,6 +44,29 @@ INSTANTIATE_TEST_SUITE_P(Cli, EveryVerb,
                              if (letter == ' ') letter = '_';
                            return name;
                          });
+
+/// The examples that only read; those of run, eval and store write to a store, or need one.
+class ReadingVerb : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(ReadingVerb, HasExamplesThatWorkFromTheProjectsRoot) {
+  const std::string help = fettle(FETTLE_TEST_SOURCE_DIR, {GetParam(), "--help"}).out;
+  std::istringstream lines(help.substr(help.find("\nExample")));
+  int examples = 0;
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.starts_with("  fettle ") || line.find("--markdown") != std::string::npos) continue;
+    Arguments arguments;
+    std::istringstream words(line.substr(0, line.find('>')).substr(9));
+    for (std::string word; words >> std::quoted(word, '\'');) arguments.push_back(word);
+    const Outcome outcome = fettle(FETTLE_TEST_SOURCE_DIR, arguments);
+    EXPECT_EQ(outcome.code, 0) << line << "\n" << outcome.err;
+    ++examples;
+  }
+  EXPECT_GE(examples, 1);
+}
+
+INSTANTIATE_TEST_SUITE_P(Cli, ReadingVerb,
+                         ::testing::Values("plan", "check", "describe", "plugins", "inspect", "graph", "schema",
+                                           "generate"));
 
 struct UsageCase {
   const char* name;
