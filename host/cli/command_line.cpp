@@ -12,9 +12,11 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include <cerrno>
 #include <charconv>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <map>
 #include <memory>
@@ -77,6 +79,8 @@ std::string about_error(const CLI::ParseError& error) {
     text[0] = static_cast<char>(text[0] - 'A' + 'a');
   return text;
 }
+
+int print_error = 0;  ///< errno of the last print() that failed
 
 void restore_streams_and_signals() { std::signal(SIGPIPE, SIG_IGN); }  // a closed pipe is an error of print()
 
@@ -193,7 +197,9 @@ int fail(const Status& status) {
 }
 
 bool print(std::string_view text) {
-  return std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
+  if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0) return true;
+  print_error = errno;
+  return false;
 }
 
 void print_json(const nlohmann::ordered_json& document) {
@@ -251,7 +257,10 @@ int run_command_line(int argc, const char* const* argv) {
   }
   set_up_log(options.quiet ? LogLevel::error : options.verbose ? LogLevel::debug : LogLevel::info, options.color);
   try {
-    return action();
+    const int code = action();
+    if (code == exit_done && print_error != 0 && print_error != EPIPE)  // a reader that has gone has read enough
+      return fail(exit_step_failed, fmt::format("the result cannot be printed: {}", std::strerror(print_error)));
+    return code;
   } catch (const std::bad_alloc&) {
     return fail(exit_step_failed, "out of memory");
   } catch (const std::exception& e) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "host/cli/pipeline_file.h"
 
+#include "host/log/log.h"
+
 #include <nlohmann/json.hpp>
 
 #include <cstdio>
@@ -63,8 +65,16 @@ int prepare(std::shared_ptr<const Pipeline> pipeline, const Options& options, St
     std::error_code ignored;
     if (use == StoreUse::make || std::filesystem::is_directory(root, ignored)) {
       Result<Store> store = Store::open(root);
-      if (!store) return fail(exit_store_damaged, store.error().message());
-      prepared.store = *std::move(store);
+      const bool refused = !store.ok() && store.error().code() != Code::corrupt_data;  // no right to write, no room
+      const std::string advice = "; name another store with --store DIR";
+      if (store.ok()) {
+        prepared.store = *std::move(store);
+      } else if (refused && use == StoreUse::look) {
+        log(LogLevel::warning, "looked up nothing: " + store.error().message() + advice);
+      } else {
+        return refused ? fail(exit_step_failed, store.error().message() + advice)
+                       : fail(exit_store_damaged, store.error().message());
+      }
     }
   }
   if (!prepared.pipeline->steps.empty())

@@ -222,6 +222,33 @@ TEST_F(OnPipeline, ADamagedStoreIsExitCode10) {
   EXPECT_EQ(outcome.code, 10) << outcome.out;
 }
 
+TEST_F(OnPipeline, AStoreThatCannotBeMadeIsNotADamagedOne) {
+  const Outcome outcome = run({"run", "--quiet", "--store", "/proc/store"}, good);
+  EXPECT_EQ(outcome.code, 7);
+  EXPECT_EQ(outcome.err,
+            "error: /proc/store: cannot create the folder: No such file or directory; name another store with "
+            "--store DIR\n");
+  EXPECT_FALSE(fs::exists(folder_ / "out"));
+}
+
+TEST_F(OnPipeline, CheckDoesWithoutAStoreItMayNotWriteTo) {
+  fs::create_directories(folder_ / "store/in-use");  // where a file must be opened for writing
+  const Outcome outcome = run({"check", "--store", folder_ / "store"}, good);
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_EQ(outcome.err, "warning: looked up nothing: " + (folder_ / "store/in-use") +
+                             ": cannot create the file: Is a directory; name another store with --store DIR\n");
+}
+
+#ifdef __linux__
+TEST_F(OnPipeline, AResultThatCannotBePrintedIsAFailure) {
+  write_text(folder_ / "p.yaml", "fettle: 1\n" + good);
+  const std::string line =
+      "cd '" + folder_.path() + "' && '" + build + "/bin/fettle' graph p.yaml 2>said >/dev/full; echo $? >>said";
+  ASSERT_EQ(std::system(line.c_str()), 0);
+  EXPECT_EQ(text_of(folder_ / "said"), "error: the result cannot be printed: No space left on device\n7\n");
+}
+#endif
+
 TEST(StoreVerb, NeedsAStore) {
   const Folder folder;
   const Outcome outcome = fettle(folder.path(), {"store", "summary"});
