@@ -77,6 +77,20 @@ Result<Attributes> attributes_of(const PlannedStep& planned, const fettle_port& 
   return Attributes(merged.begin(), merged.end());
 }
 
+/// A technique knows its inputs by paths inside the store, which tell a user nothing: name the ports instead.
+std::string with_ports(std::string text, const StepJob& job) {
+  for (const auto& input : job.inputs) {
+    if (input.path.empty()) continue;
+    const std::string name = "input '" + input.port + "'";
+    for (std::size_t at = 0; (at = text.find(input.path, at)) != std::string::npos; at += name.size()) {
+      const std::size_t end = at + input.path.size();
+      const bool inside = end < text.size() && text[end] == '/';
+      text.replace(at, input.path.size() + (inside ? 1 : 0), inside ? name + ": " : name);
+    }
+  }
+  return text;
+}
+
 Result<Record> execute(const StepTask& task, const Store& store, Store::Transaction& transaction, Executor& executor,
                        Reporter& reporter) {
   const PlannedStep& planned = *task.planned;
@@ -103,7 +117,7 @@ Result<Record> execute(const StepTask& task, const Store& store, Store::Transact
     if (status.code() == Code::io)
       if (const Status space = store.check_space(std::uint64_t{1} << 20); !space)
         return Status(Code::io, status.message() + "; " + space.message(), status.where());
-    return status;
+    return Status(status.code(), with_ports(status.message(), job), with_ports(status.where(), job));
   }
 
   Record record = reporter.take();

@@ -145,6 +145,22 @@ TEST_F(OnPipeline, AnOutputThatCannotBeWrittenIsExitCode7WithItsSentence) {
   EXPECT_EQ(text_of(folder_ / "out/hay/mine.txt"), "not from a pipeline");
 }
 
+TEST_F(OnPipeline, AnErrorNamesThePortAndNotAPathInsideTheStore) {
+  fs::copy(fs::path(FETTLE_TEST_SOURCE_DIR) / "pipelines/data/prose-3m", folder_ / "model");
+  Json config = Json::parse(text_of(folder_ / "model/config.json"));
+  config["num_attention_heads"] = -1;
+  write_text(folder_ / "model/config.json", config.dump());
+  const Outcome outcome = run({"run"}, R"(
+inputs:
+  base: {kind: model, path: model}
+steps:
+  small: {use: quantize.gguf, in: {model: base}}
+)");
+  EXPECT_EQ(outcome.code, 7);
+  EXPECT_THAT(outcome.err, HasSubstr("error: step 'small': input 'model': config.json: 'num_attention_heads' is -1, "
+                                     "expected an integer from 1 to 16384\n"));
+}
+
 TEST_F(OnPipeline, AMissingServiceIsSaidBeforeAnythingRuns) {
   const Outcome outcome = run({"run"}, "steps:\n  bad: {use: test.needs_gpu}\n");
   EXPECT_EQ(outcome.code, 4);
