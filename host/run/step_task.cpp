@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <map>
 #include <new>
+#include <string_view>
 
 namespace fettle::host {
 namespace {
@@ -82,10 +83,15 @@ std::string with_ports(std::string text, const StepJob& job) {
   for (const auto& input : job.inputs) {
     if (input.path.empty()) continue;
     const std::string name = "input '" + input.port + "'";
-    for (std::size_t at = 0; (at = text.find(input.path, at)) != std::string::npos; at += name.size()) {
+    for (std::size_t at = 0; (at = text.find(input.path, at)) != std::string::npos;) {
       const std::size_t end = at + input.path.size();
+      if (end < text.size() && std::string_view("/:;,' ").find(text[end]) == std::string_view::npos) {
+        at = end;  // another path that begins like this one
+        continue;
+      }
       const bool inside = end < text.size() && text[end] == '/';
       text.replace(at, input.path.size() + (inside ? 1 : 0), inside ? name + ": " : name);
+      at += name.size();
     }
   }
   return text;

@@ -164,7 +164,11 @@ Result<ModelAttributes> gguf_attributes(const std::string& path) {
 
 Result<ModelAttributes> model_attributes(const std::string& folder_or_file) {
   std::error_code error;
-  if (!fs::is_directory(folder_or_file, error)) return gguf_attributes(folder_or_file);
+  if (!fs::is_directory(folder_or_file, error)) {
+    if (fs::path(folder_or_file).extension() != ".safetensors") return gguf_attributes(folder_or_file);
+    return Status(Code::invalid_argument,
+                  folder_or_file + ": is weights alone; name the folder of the Hugging Face checkpoint it belongs to");
+  }
   // A checkpoint folder may hold a converted GGUF beside it; a folder without config.json can only be GGUF.
   if (fs::exists(fs::path(folder_or_file) / "config.json", error)) return checkpoint_attributes(folder_or_file);
   for (fs::directory_iterator entry(folder_or_file, error), end; !error && entry != end; entry.increment(error))

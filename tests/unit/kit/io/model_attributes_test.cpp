@@ -191,5 +191,10 @@ TEST(ModelAttributes, OfRealModels) {
     EXPECT_TRUE(model_attributes(models + other)) << other;
 }
 
+TEST(ModelAttributes, OfASafetensorsFileAskForItsFolder) {
+  EXPECT_EQ(model_attributes("base/model.safetensors").error().message(),
+            "base/model.safetensors: is weights alone; name the folder of the Hugging Face checkpoint it belongs to");
+}
+
 }  // namespace
 }  // namespace fettle::kit
