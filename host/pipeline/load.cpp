@@ -32,7 +32,8 @@ const std::vector<std::string> artifact_kinds{"model", "tokens", "text", "stats"
 /// "2:4,Q8_0" as "2-4-Q8_0": nothing that a shell, an URL or another system's file names would trip over.
 std::string as_file_name(std::string instance) {
   for (char& c : instance) {
-    const bool plain = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || c == '.';
+    const bool plain =
+        (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || c == '.';
     if (!plain) c = '-';
   }
   return instance;

@@ -189,10 +189,9 @@ class Builder final : public YAML::EventHandler {
   void count(std::size_t nodes, const SourceRange& where) {
     nodes_ += nodes;
     if (nodes_ > limits_.max_nodes)
-      throw Refused{
-          where,
-          fmt::format("too large: more than {} values once aliases are expanded", grouped(limits_.max_nodes)),
-          {}};
+      throw Refused{where,
+                    fmt::format("too large: more than {} values once aliases are expanded", grouped(limits_.max_nodes)),
+                    {}};
   }
 
   void open(Node::Kind kind, const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor) {

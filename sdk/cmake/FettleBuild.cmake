@@ -4,7 +4,7 @@
 
 add_library(fettle_options INTERFACE)
 target_compile_options(fettle_options INTERFACE
-  -Wall -Wextra -Wpedantic -Wshadow=local $<$<COMPILE_LANGUAGE:CXX>:-Wnon-virtual-dtor>
+  -Wall -Wextra -Wpedantic $<$<CXX_COMPILER_ID:GNU>:-Wshadow=local> $<$<COMPILE_LANGUAGE:CXX>:-Wnon-virtual-dtor>
   -ffp-contract=off  # a fused multiply-add only where written: the same bits on every instruction set
   # GCC 12 takes std::string's own operator+ for an overlapping copy (its bug 105651).
   $<$<BOOL:${FETTLE_WERROR}>:-Werror;$<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>>)

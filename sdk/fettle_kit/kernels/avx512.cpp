@@ -197,8 +197,9 @@ void transpose(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_stride,
       FETTLE_STORE(2)
       FETTLE_STORE(3)
       FETTLE_STORE(4)
-      FETTLE_STORE(5) FETTLE_STORE(6) FETTLE_STORE(7) FETTLE_STORE(8) FETTLE_STORE(9) FETTLE_STORE(10) FETTLE_STORE(11)
-          FETTLE_STORE(12) FETTLE_STORE(13) FETTLE_STORE(14) FETTLE_STORE(15)
+      FETTLE_STORE(5)
+      FETTLE_STORE(6) FETTLE_STORE(7) FETTLE_STORE(8) FETTLE_STORE(9) FETTLE_STORE(10) FETTLE_STORE(11) FETTLE_STORE(12)
+          FETTLE_STORE(13) FETTLE_STORE(14) FETTLE_STORE(15)
 #undef FETTLE_STORE
     }
   }
@@ -365,8 +366,9 @@ void thin_rows(float* y, ptrdiff_t y_stride, const float* x, const typename Rows
       FETTLE_STEP(2)
       FETTLE_STEP(3)
       FETTLE_STEP(4)
-      FETTLE_STEP(5) FETTLE_STEP(6) FETTLE_STEP(7) FETTLE_STEP(8) FETTLE_STEP(9) FETTLE_STEP(10) FETTLE_STEP(11)
-          FETTLE_STEP(12) FETTLE_STEP(13) FETTLE_STEP(14) FETTLE_STEP(15)
+      FETTLE_STEP(5)
+      FETTLE_STEP(6) FETTLE_STEP(7) FETTLE_STEP(8) FETTLE_STEP(9) FETTLE_STEP(10) FETTLE_STEP(11) FETTLE_STEP(12)
+          FETTLE_STEP(13) FETTLE_STEP(14) FETTLE_STEP(15)
 #undef FETTLE_STEP
     }
     if (k < depth) {  // what is left of the depth goes through memory
@@ -378,8 +380,9 @@ void thin_rows(float* y, ptrdiff_t y_stride, const float* x, const typename Rows
       FETTLE_STORE(2)
       FETTLE_STORE(3)
       FETTLE_STORE(4)
-      FETTLE_STORE(5) FETTLE_STORE(6) FETTLE_STORE(7) FETTLE_STORE(8) FETTLE_STORE(9) FETTLE_STORE(10) FETTLE_STORE(11)
-          FETTLE_STORE(12) FETTLE_STORE(13) FETTLE_STORE(14) FETTLE_STORE(15)
+      FETTLE_STORE(5)
+      FETTLE_STORE(6) FETTLE_STORE(7) FETTLE_STORE(8) FETTLE_STORE(9) FETTLE_STORE(10) FETTLE_STORE(11) FETTLE_STORE(12)
+          FETTLE_STORE(13) FETTLE_STORE(14) FETTLE_STORE(15)
 #undef FETTLE_STORE
               constexpr ptrdiff_t per_word = Rows::depth / 16;
       for (ptrdiff_t c = 0; k < depth; ++k, ++c) {

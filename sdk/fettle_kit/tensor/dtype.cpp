@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/tensor/dtype.h"
 
+#include "fettle_kit/tensor/block_codec.h"
+
 #include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <type_traits>
-
-#include "fettle_kit/tensor/block_codec.h"
 
 namespace fettle::kit {
 namespace {

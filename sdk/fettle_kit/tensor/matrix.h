@@ -18,7 +18,9 @@ struct ConstMatrix {
 
   std::span<const float> row(std::int64_t i) const { return {data + i * stride, static_cast<std::size_t>(cols)}; }
   float operator()(std::int64_t i, std::int64_t j) const { return data[i * stride + j]; }
-  ConstMatrix rows_from(std::int64_t first, std::int64_t count) const { return {data + first * stride, count, cols, stride}; }
+  ConstMatrix rows_from(std::int64_t first, std::int64_t count) const {
+    return {data + first * stride, count, cols, stride};
+  }
 };
 
 /// The same, writable.
@@ -30,10 +32,14 @@ struct MutMatrix {
   MutMatrix(float* d, std::int64_t r, std::int64_t c) : data(d), rows(r), cols(c), stride(c) {}
   MutMatrix(float* d, std::int64_t r, std::int64_t c, std::int64_t s) : data(d), rows(r), cols(c), stride(s) {}
 
-  operator ConstMatrix() const { return {data, rows, cols, stride}; }  // NOLINT(google-explicit-constructor): a view of it
+  operator ConstMatrix() const {
+    return {data, rows, cols, stride};
+  }  // NOLINT(google-explicit-constructor): a view of it
   std::span<float> row(std::int64_t i) const { return {data + i * stride, static_cast<std::size_t>(cols)}; }
   float& operator()(std::int64_t i, std::int64_t j) const { return data[i * stride + j]; }
-  MutMatrix rows_from(std::int64_t first, std::int64_t count) const { return {data + first * stride, count, cols, stride}; }
+  MutMatrix rows_from(std::int64_t first, std::int64_t count) const {
+    return {data + first * stride, count, cols, stride};
+  }
 };
 
 }  // namespace fettle::kit
