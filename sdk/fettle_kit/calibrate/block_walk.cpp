@@ -34,21 +34,21 @@ Result<BlockWalk> BlockWalk::start(const Decoder& model, const TokenSet& tokens,
   return walk;
 }
 
-Status BlockWalk::run(const BlockWeights& weights, const BlockObserver& observer, bool keep_outputs) {
+Status BlockWalk::run(const BlockWeights& weights, const BlockObserver& observer, bool keep_outputs,
+                      const BoundaryObserver& boundary) {
   const std::int64_t at_once = std::max<std::int64_t>(1, portion_rows / length_);
   const MutMatrix states = states_;
   const std::int64_t sequences = states.rows / length_;
-  Rows copy(keep_outputs ? 0 : std::min(at_once, sequences) * length_, states.cols);
+  const bool copies = !keep_outputs || boundary;
+  Rows copy(copies ? std::min(at_once, sequences) * length_ : 0, states.cols);
   for (std::int64_t first = 0; first < sequences; first += at_once) {
     if (stop_ && stop_()) return {Code::cancelled, "cancelled"};
     const Batch batch{std::min(at_once, sequences - first), length_};
-    MutMatrix x = states.rows_from(first * length_, batch.rows());
-    if (!keep_outputs) {
-      const MutMatrix scratch = MutMatrix(copy).rows_from(0, batch.rows());
-      std::memcpy(scratch.data, x.data, static_cast<std::size_t>(x.rows * x.cols) * sizeof(float));
-      x = scratch;
-    }
-    model_->block(x, layer_, weights, batch, positions_, nullptr, observer);
+    const MutMatrix x = states.rows_from(first * length_, batch.rows());
+    const MutMatrix scratch = MutMatrix(copy).rows_from(0, copies ? batch.rows() : 0);
+    if (copies) std::memcpy(scratch.data, x.data, static_cast<std::size_t>(x.rows * x.cols) * sizeof(float));
+    model_->block(keep_outputs ? x : scratch, layer_, weights, batch, positions_, nullptr, observer);
+    if (boundary) boundary(scratch, x);
   }
   return {};
 }
@@ -57,6 +57,12 @@ Status BlockWalk::observe(const BlockObserver& observer) { return run(model_->bl
 
 Status BlockWalk::advance(const BlockWeights* changed) {
   FETTLE_TRY(run(changed ? *changed : model_->block_weights(layer_), {}, true));
+  ++layer_;
+  return {};
+}
+
+Status BlockWalk::pass(const BlockObserver& observer, const BoundaryObserver& boundary) {
+  FETTLE_TRY(run(model_->block_weights(layer_), observer, true, boundary));
   ++layer_;
   return {};
 }

@@ -41,10 +41,18 @@ class BlockWalk {
   /// see), or as the model has it if null.
   Status advance(const BlockWeights* changed);
 
+  /// Sees what goes into a block and what comes out of it, both [tokens of the portion, hidden].
+  using BoundaryObserver = std::function<void(ConstMatrix before, ConstMatrix after)>;
+
+  /// observe() and advance() with the block as the model has it, in one forward pass: the way of a technique that only
+  /// looks. Either observer may be empty. Portions are whole sequences.
+  Status pass(const BlockObserver& observer, const BoundaryObserver& boundary);
+
  private:
   BlockWalk(const Decoder& model, const TokenSet& tokens, std::function<bool()> stop);
-  /// Runs every portion through the block and hands it over with its first row.
-  Status run(const BlockWeights& weights, const BlockObserver& observer, bool keep_outputs);
+  /// Runs every portion through the block; without `keep_outputs` the boundary stays as it is.
+  Status run(const BlockWeights& weights, const BlockObserver& observer, bool keep_outputs,
+             const BoundaryObserver& boundary = {});
 
   const Decoder* model_;
   std::int64_t length_;

@@ -99,6 +99,25 @@ TEST_F(BlockWalkTest, PropagatesWhatTheChangedBlockPutsOut) {
   EXPECT_NE(changed[4], dense[4]);
 }
 
+TEST_F(BlockWalkTest, PassesWithOneRunWhereObservingAndAdvancingTakeTwo) {
+  std::vector<std::vector<float>> seen;
+  std::vector<float> out;
+  auto walk = BlockWalk::start(*model_, *tokens_);
+  ASSERT_TRUE(walk.ok());
+  while (!walk->done()) {
+    const auto copy = [](ConstMatrix x) { return std::vector<float>(x.data, x.data + x.rows * x.cols); };
+    const Status passed = walk->pass([&](Site, ConstMatrix x) { seen.push_back(copy(x)); },
+                                     [&](ConstMatrix before, ConstMatrix after) {
+                                       if (!out.empty()) {
+                                         EXPECT_EQ(copy(before), out);
+                                       }
+                                       out = copy(after);
+                                     });
+    ASSERT_TRUE(passed.ok());
+  }
+  EXPECT_EQ(seen, inputs(false, false));
+}
+
 TEST_F(BlockWalkTest, StopsWhenTold) {
   auto walk = BlockWalk::start(*model_, *tokens_, [] { return true; });
   ASSERT_TRUE(walk.ok());
