@@ -105,96 +105,6 @@ Status no_weights(const std::string& folder) {
   return {Code::not_found, fmt::format("{}: holds neither '{}' nor '{}'", folder, kSingle, kIndex)};
 }
 
-// --- writing ---
-
-bool is_weight_file(const fs::path& path) {
-  static constexpr std::array<std::string_view, 11> extensions = {
-      ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".onnx", ".onnx_data", ".gguf", ".h5", ".msgpack", ".npz"};
-  const std::string name = path.filename().string(), extension = path.extension().string();
-  return name.ends_with(".safetensors.index.json") || name.ends_with(".bin.index.json") ||
-         std::find(extensions.begin(), extensions.end(), extension) != extensions.end();
-}
-
-Status make_folder(const std::string& folder) {
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (error) return {Code::io, fmt::format("{}: cannot make the folder: {}", folder, errno_text(error.value()))};
-  return {};
-}
-
-/// Entries in name order, so that errors do not depend on the file system.
-Result<std::vector<fs::path>> list_folder(const std::string& folder) {
-  std::vector<fs::path> paths;
-  std::error_code error;
-  for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error))
-    paths.push_back(entry->path());
-  if (error) return Status(Code::io, fmt::format("{}: cannot list the folder: {}", folder, errno_text(error.value())));
-  std::sort(paths.begin(), paths.end());
-  return paths;
-}
-
-Status carry_files(const std::string& from, const std::string& to, bool top = true) {
-  FETTLE_ASSIGN(const std::vector<fs::path> paths, list_folder(from));
-  for (const fs::path& path : paths) {
-    const std::string name = path.filename().string();
-    std::error_code error;
-    if (is_weight_file(path) || (top && name == "config.json")) continue;
-    if (fs::is_directory(fs::symlink_status(path, error))) {
-      if (name.starts_with('.') || (top && name == "original")) continue;
-      FETTLE_TRY(make_folder(join(to, name)));
-      FETTLE_TRY(carry_files(path.string(), join(to, name), false));
-    } else if (fs::is_directory(path, error)) {
-      return {Code::unsupported,
-              fmt::format("{}: is a link to a folder, which cannot be carried over; replace it by the "
-                          "folder itself",
-                          path.string())};
-    } else {
-      FETTLE_TRY(copy_file(path.string(), join(to, name)));
-    }
-  }
-  return {};
-}
-
-/// Consecutive runs of specs of at most `limit` bytes each; a tensor larger than that has a shard of its own.
-Result<std::vector<std::vector<TensorSpec>>> split_into_shards(std::vector<TensorSpec> specs, std::uint64_t limit,
-                                                               std::uint64_t& total) {
-  std::vector<std::vector<TensorSpec>> shards(1);
-  std::uint64_t filled = 0;
-  total = 0;
-  for (TensorSpec& spec : specs) {
-    FETTLE_ASSIGN(const std::uint64_t size, byte_size(spec));
-    if (!shards.back().empty() && (filled > limit || size > limit - filled)) {
-      shards.emplace_back();
-      filled = 0;
-    }
-    filled += size;
-    if (__builtin_add_overflow(total, size, &total))
-      return Status(Code::invalid_argument, "the tensors together are more than 64 bits can count");
-    shards.back().push_back(std::move(spec));
-  }
-  for (auto& shard : shards) shard = ordered_for_safetensors(std::move(shard));
-  return shards;
-}
-
-Status write_shard(const std::string& path, const std::vector<TensorSpec>& specs, const TensorSource& source,
-                   const std::map<std::string, std::string>& metadata) {
-  FETTLE_ASSIGN(SafetensorsWriter writer, SafetensorsWriter::create(path, specs, metadata));
-  for (const TensorSpec& spec : specs)
-    FETTLE_TRY(source(spec, [&](std::span<const std::byte> bytes) { return writer.append(spec.name, bytes); }));
-  return writer.finish();
-}
-
-Status check_unused(const std::string& folder) {
-  FETTLE_ASSIGN(const std::vector<fs::path> paths, list_folder(folder));
-  for (const fs::path& path : paths) {
-    const std::string name = path.filename().string();
-    if (name == kIndex || name.ends_with(".safetensors"))
-      return {Code::invalid_argument,
-              fmt::format("{}: already holds {}; write into another folder", folder, in_quotes(name))};
-  }
-  return {};
-}
-
 }  // namespace
 
 Result<Checkpoint> Checkpoint::open(const std::string& folder) {
@@ -256,32 +166,6 @@ void Checkpoint::drop(const TensorView& tensor) const {
     shard.file().drop(static_cast<std::size_t>(tensor.bytes.data() - file.data()), tensor.bytes.size());
     return;
   }
-}
-
-Status write_checkpoint(const std::string& folder, const Json& config, std::vector<TensorSpec> specs,
-                        const TensorSource& source, const std::string& from, const CheckpointWriterOptions& options) {
-  FETTLE_TRY(make_folder(folder));
-  FETTLE_TRY(check_unused(folder));
-  std::set<std::string_view> names;
-  for (const TensorSpec& spec : specs)
-    if (!names.insert(spec.name).second)
-      return {Code::invalid_argument,
-              fmt::format("{}: tensor {} is to be written twice", folder, in_quotes(spec.name))};
-  std::uint64_t total = 0;
-  FETTLE_ASSIGN(const auto shards, split_into_shards(std::move(specs), options.shard_bytes, total));
-
-  if (!from.empty()) FETTLE_TRY(carry_files(from, folder));
-  FETTLE_TRY(write_json_file(join(folder, "config.json"), config));
-  if (shards.size() == 1) return write_shard(join(folder, kSingle), shards.front(), source, options.metadata);
-
-  std::map<std::string, std::string> weight_map;
-  for (std::size_t i = 0; i < shards.size(); ++i) {
-    const std::string name = fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
-    FETTLE_TRY(write_shard(join(folder, name), shards[i], source, options.metadata));
-    for (const TensorSpec& spec : shards[i]) weight_map[spec.name] = name;
-  }
-  const Json index = {{"metadata", {{"total_size", total}}}, {"weight_map", weight_map}};
-  return write_json_file(join(folder, kIndex), index);
 }
 
 }  // namespace fettle::kit

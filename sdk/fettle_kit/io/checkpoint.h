@@ -52,9 +52,9 @@ using TensorSource = std::function<Status(const TensorSpec&, const TensorSink&)>
 /// Writes config.json (`config`), the shards, and the index last; copies every other file of `from` byte for byte
 /// (tokenizer, generation config, unknown files, in subfolders too; not weights in any format, not `original/`, not
 /// hidden folders). Links to files are followed. `from` may be "": nothing is carried over. Tensors go into shards in
-/// the order of `specs`; inside a shard they are ordered by ordered_for_safetensors, and `source` is called in that
-/// order. `folder` is made if need be, and must not hold weights yet. Until this returns success, what it holds is
-/// unfinished.
+/// the order of `specs`, and `source` is called in that order; inside a shard they lie as ordered_for_safetensors says.
+/// `folder` is made if need be, and must not hold weights yet. Until this returns success, what it holds is unfinished.
+/// For tensors that come in another order: CheckpointBuilder.
 Status write_checkpoint(const std::string& folder, const Json& config, std::vector<TensorSpec> specs,
                         const TensorSource& source, const std::string& from,
                         const CheckpointWriterOptions& options = {});

@@ -13,6 +13,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
+#include <limits>
 #include <utility>
 
 namespace fettle::kit {
@@ -121,6 +122,18 @@ Status OutputFile::write_at(std::uint64_t offset, std::span<const std::byte> byt
                                         grouped(bytes.size()), grouped(offset), grouped(size_))};
   FETTLE_TRY(flush());
   return put(offset, bytes);
+}
+
+Status OutputFile::reserve(std::uint64_t size) {
+  if (size <= size_) return {};
+  FETTLE_TRY(flush());
+  if (size > static_cast<std::uint64_t>(std::numeric_limits<off_t>::max())) return write_error(path_, EFBIG, size);
+  const int error = ::posix_fallocate(file_.get(), 0, static_cast<off_t>(size));
+  const bool unable = error == EOPNOTSUPP || error == EINVAL;  // a file system that cannot; a sparse file will do
+  if (unable ? ::ftruncate(file_.get(), static_cast<off_t>(size)) != 0 : error != 0)
+    return write_error(path_, unable ? errno : error, size);
+  size_ = size;
+  return {};
 }
 
 Status OutputFile::commit() {

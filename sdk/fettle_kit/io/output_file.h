@@ -26,8 +26,11 @@ class OutputFile {
 
   Status write(std::span<const std::byte> bytes);  ///< at the end
   Status write(std::string_view text);
-  /// Over bytes already written, for headers that are known last.
+  /// Over bytes already written or reserved, for what is known last.
   Status write_at(std::uint64_t offset, std::span<const std::byte> bytes);
+  /// Makes the file at least so long, with zeros, for write_at() in any order. Takes the space now where the file
+  /// system can, so that a full disk is noticed before the work.
+  Status reserve(std::uint64_t size);
   std::uint64_t size() const { return size_; }
   const std::string& path() const { return path_; }
   /// Makes the file durable and visible, over a file of that name if there is one. Nothing may be written afterwards.

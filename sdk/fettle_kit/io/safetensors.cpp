@@ -3,6 +3,7 @@
 
 #include "fettle_kit/io/json.h"
 #include "fettle_kit/io/message.h"
+#include "fettle_kit/io/safetensors_header.h"
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -314,20 +315,20 @@ Status TensorStream::complete() const {
                       in_quotes(names_[current_]), grouped(written_), grouped(sizes_[current_]))};
 }
 
-Result<SafetensorsWriter> SafetensorsWriter::create(const std::string& path, std::vector<TensorSpec> specs,
-                                                    std::map<std::string, std::string> metadata) {
+Result<SafetensorsHeader> safetensors_header(const std::string& path, const std::vector<TensorSpec>& specs,
+                                             std::map<std::string, std::string> metadata) {
   const auto refuse = [&](const std::string& what) {
     return Status(Code::invalid_argument, fmt::format("{}: {}", path, what));
   };
   metadata["format"] = "pt";
   for (const auto& [key, value] : metadata)
     if (!is_utf8(key) || !is_utf8(value)) return refuse(fmt::format("metadata {} is not valid UTF-8", in_quotes(key)));
-  Json header = Json::object();
-  header["__metadata__"] = metadata;
-  std::vector<Json::object_t::value_type>& entries = header.get_ref<Json::object_t&>();  // appended to, not searched
+  Json json = Json::object();
+  json["__metadata__"] = metadata;
+  std::vector<Json::object_t::value_type>& entries = json.get_ref<Json::object_t&>();  // appended to, not searched
 
+  SafetensorsHeader header;
   std::set<std::string_view> names = {"__metadata__"};
-  std::vector<std::uint64_t> sizes;
   std::uint64_t end = 0;
   for (const TensorSpec& spec : specs) {
     const std::string tensor = "tensor " + in_quotes(spec.name);
@@ -343,22 +344,28 @@ Result<SafetensorsWriter> SafetensorsWriter::create(const std::string& path, std
     if (!size) return refuse(size.error().message());
     const std::uint64_t begin = end;
     if (__builtin_add_overflow(begin, *size, &end)) return refuse(fmt::format("{}: the file gets too large", tensor));
-    sizes.push_back(*size);
+    header.sizes.push_back(*size);
     entries.emplace_back(spec.name, Json{{"dtype", info(spec.dtype).safetensors},
                                          {"shape", spec.shape},
                                          {"data_offsets", Json::array({begin, end})}});
   }
 
-  std::string text = header.dump();
+  std::string text = json.dump();
   text.append((8 - text.size() % 8) % 8, ' ');
   if (text.size() > kMaxHeader)
     return refuse(fmt::format("a header of {} bytes, expected at most {}; use smaller shards", grouped(text.size()),
                               grouped(kMaxHeader)));
-  FETTLE_ASSIGN(OutputFile file, OutputFile::create(path));
   const auto length = static_cast<std::uint64_t>(text.size());
-  FETTLE_TRY(file.write(std::as_bytes(std::span(&length, 1))));
-  FETTLE_TRY(file.write(text));
-  return SafetensorsWriter(std::move(file), TensorStream(specs, std::move(sizes)));
+  header.bytes.append(reinterpret_cast<const char*>(&length), sizeof length).append(text);
+  return header;
+}
+
+Result<SafetensorsWriter> SafetensorsWriter::create(const std::string& path, std::vector<TensorSpec> specs,
+                                                    std::map<std::string, std::string> metadata) {
+  FETTLE_ASSIGN(SafetensorsHeader header, safetensors_header(path, specs, std::move(metadata)));
+  FETTLE_ASSIGN(OutputFile file, OutputFile::create(path));
+  FETTLE_TRY(file.write(header.bytes));
+  return SafetensorsWriter(std::move(file), TensorStream(specs, std::move(header.sizes)));
 }
 
 Status SafetensorsWriter::append(std::string_view tensor, std::span<const std::byte> bytes) {
