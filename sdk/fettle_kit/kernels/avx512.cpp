@@ -442,6 +442,7 @@ const KernelTable avx512_kernels = {
     .transpose = transpose,
     .thin_f32 = thin<F32Rows>,
     .thin_bf16 = thin<Bf16Rows>,
+    .bf16 = &scalar_bf16,
 };
 
 }  // namespace fettle::kit

@@ -18,6 +18,30 @@ inline constexpr std::ptrdiff_t kPackedStride = kBlockDepth + 16;
 /// Rows of x from which on packing w pays off against transposing it in registers.
 inline constexpr int kThinRows = 8;
 
+/// An operand of a bf16 product, from element (0, 0) of what is to be packed. Element (i, k), k along the sum, is
+/// data[i * stride + k], or data[k * stride + i] if by_depth.
+struct Bf16Source {
+  const void* data;
+  std::ptrdiff_t stride;
+  bool stored;  ///< bf16, else f32 to be rounded
+  bool by_depth;
+};
+
+/// Pieces of the bf16 products of gemm_bf16.h, which defines the arithmetic. How panels look inside is the table's own
+/// affair; all of a panel is `depth` rounded up to kBf16Slice, padded with zeros.
+inline constexpr std::ptrdiff_t kBf16Slice = 32;
+struct Bf16Kernels {
+  std::ptrdiff_t tile_rows, tile_cols;  ///< rows of an x panel, columns of a w panel
+  std::ptrdiff_t element_bytes;         ///< of a packed element
+  /// Packs `rows` rows of x as consecutive panels of tile_rows; `to` is 64-byte aligned.
+  void (*pack_x)(void* to, Bf16Source from, std::ptrdiff_t rows, std::ptrdiff_t depth);
+  /// Packs `cols` rows of w, columns of y, as consecutive panels of tile_cols.
+  void (*pack_w)(void* to, Bf16Source from, std::ptrdiff_t cols, std::ptrdiff_t depth);
+  /// y[i,j] = sum (+ y[i,j] if accumulate), i < rows, j < cols, of the panels of x against those of w.
+  void (*multiply)(float* y, std::ptrdiff_t y_stride, const void* x, const void* w, std::ptrdiff_t rows,
+                   std::ptrdiff_t cols, std::ptrdiff_t depth, bool accumulate);
+};
+
 /// The hot loops for one instruction set. All tables give the same bits for the same input (a NaN may have another
 /// payload): `scalar` says what each function means, and the others are tested against it.
 ///
@@ -25,7 +49,7 @@ inline constexpr int kThinRows = 8;
 /// Sums over a row run in 16 lanes, lane j taking elements j, j + 16, ... of the row padded with zeros, and the lanes
 /// are added in halves: 8 + 8, 4 + 4, 2 + 2, 1 + 1. Any thread may call any function.
 struct KernelTable {
-  const char* name;  ///< "scalar", "avx2", "avx512"
+  const char* name;  ///< "scalar", "avx2", "avx512", "amx"
 
   float (*dot)(const float* a, const float* b, std::size_t n);     ///< sum of fma(a, b, sum)
   float (*sum_squares)(const float* x, std::size_t n);             ///< dot(x, x)
@@ -80,7 +104,12 @@ struct KernelTable {
                    std::ptrdiff_t w_stride, std::ptrdiff_t w_rows, std::ptrdiff_t depth, bool accumulate);
   void (*thin_bf16)(float* y, std::ptrdiff_t y_stride, const float* x, std::ptrdiff_t x_rows, const std::uint16_t* w,
                     std::ptrdiff_t w_stride, std::ptrdiff_t w_rows, std::ptrdiff_t depth, bool accumulate);
+
+  const Bf16Kernels* bf16;
 };
+
+extern const Bf16Kernels scalar_bf16, avx2_bf16, avx512_bf16;
+extern const Bf16Kernels amx_bf16;  ///< packing needs AVX-512 with BF16
 
 extern const KernelTable scalar_kernels;
 extern const KernelTable avx2_kernels;    ///< needs AVX2, FMA, F16C

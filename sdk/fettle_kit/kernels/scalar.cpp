@@ -235,6 +235,7 @@ const KernelTable scalar_kernels = {
     .transpose = transpose,
     .thin_f32 = thin<float>,
     .thin_bf16 = thin<std::uint16_t>,
+    .bf16 = &scalar_bf16,
 };
 
 }  // namespace fettle::kit
