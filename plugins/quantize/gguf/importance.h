@@ -13,11 +13,11 @@
 
 namespace quantize_gguf {
 
-/// An importance matrix as llama.cpp writes it: per weight matrix, by GGUF name, the mean square of each input column.
+/// An importance matrix as the quantizer uses it: by GGUF name, the mean square of each input column.
 class Importance {
  public:
-  /// `folder` holds one .gguf file with general.type "imatrix".
-  static fettle::Result<Importance> open(const std::string& folder);
+  /// `path`: what fettle::kit::Imatrix::open() takes.
+  static fettle::Result<Importance> open(const std::string& path);
 
   /// The columns of a tensor; empty if it was never calibrated. An error if there are not `cols` of them.
   fettle::Result<std::span<const float>> columns(std::string_view tensor, std::int64_t cols) const;

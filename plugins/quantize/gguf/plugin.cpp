@@ -34,8 +34,9 @@ class QuantizeGguf {
         .reference("docs/reference/gguf.md; byte-identical to llama.cpp's quantizer on x86-64")
         .input("model", "model", "a Hugging Face checkpoint with plain weights",
                "layout=hf; weights=f32|f16|bf16|mixed")
-        .optional_input("imatrix", "stats",
-                        "how much each input column matters: an importance matrix in llama.cpp's GGUF form")
+        .optional_input(
+            "imatrix", "stats",
+            "how much each input column matters: from calibrate.imatrix, or a file of llama.cpp's (GGUF or .dat)")
         .output("model", "model", "one file, model.gguf")
         .param("type", &Params::type, "type of the file by llama.cpp's name, for example Q4_K_M, Q8_0 or BF16")
         .param("overrides", &Params::overrides,
