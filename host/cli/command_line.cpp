@@ -228,6 +228,7 @@ int run_command_line(int argc, const char* const* argv) {
   add_plugins_verb(program, options, action);
   add_inspect_verb(program, options, action);
   add_graph_verb(program, options, action);
+  add_report_verb(program, options, action);
   add_schema_verb(program, options, action);
   add_generate_verb(program, options, action);
   add_eval_verb(program, options, action);

@@ -4,8 +4,8 @@
 #include "fettle_kit/io/json.h"
 
 #include "host/cli/carry_out.h"
-#include "host/cli/run_summary.h"
 #include "host/cli/verbs.h"
+#include "host/report/run_report.h"
 
 #include <CLI/Formatter.hpp>
 #include <nlohmann/json.hpp>
@@ -36,7 +36,9 @@ int run(const Options& options, const Request& request) {
     (*record)["run_record"] = result->run_record;
     print_json(*record);
   } else {
-    print(run_summary(prepared.plan, *result, terminal_of(1, options.color).utf8));
+    const Result<RunReport> report = read_run_report(result->run_record);
+    if (!report) return fail(report.error());
+    print(run_report_text(*report, terminal_of(1, options.color).utf8));
   }
   return exit_code_of(*result);
 }

@@ -13,6 +13,7 @@ void add_describe_verb(CLI::App& program, Options& options, Action& action);
 void add_plugins_verb(CLI::App& program, Options& options, Action& action);
 void add_inspect_verb(CLI::App& program, Options& options, Action& action);
 void add_graph_verb(CLI::App& program, Options& options, Action& action);
+void add_report_verb(CLI::App& program, Options& options, Action& action);
 void add_schema_verb(CLI::App& program, Options& options, Action& action);
 void add_generate_verb(CLI::App& program, Options& options, Action& action);
 void add_eval_verb(CLI::App& program, Options& options, Action& action);

@@ -19,6 +19,9 @@ class Table {
   /// Missing cells are empty.
   void add(std::vector<std::string> cells);
   bool empty() const { return rows_.empty(); }
+  const std::vector<std::string>& columns() const { return columns_; }
+  bool is_right(std::size_t column) const { return right_[column]; }
+  const std::vector<std::vector<std::string>>& rows() const { return rows_; }
   /// Each line indented by `indent` spaces; the last column is cut at `width` columns (0: never).
   std::string text(std::size_t indent = 0, std::size_t width = 0) const;
   /// The same as a Markdown table.

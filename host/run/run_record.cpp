@@ -73,7 +73,17 @@ Json record_json(const Record& record) {
           {"warnings", record.warnings}};
 }
 
-Json step_json(const PlannedStep& planned, const StepResult& step) {
+Json feeds_json(const Plan& plan, const PlannedStep& planned) {
+  Json feeds = Json::array();
+  for (const Feed& feed : planned.feeds)
+    if (feed.input)
+      feeds.push_back({{"port", feed.port}, {"input", plan.inputs[*feed.input].input->name}});
+    else if (feed.step)
+      feeds.push_back({{"port", feed.port}, {"step", plan.steps[*feed.step].step->name}, {"output", feed.output}});
+  return feeds;
+}
+
+Json step_json(const Plan& plan, const PlannedStep& planned, const StepResult& step) {
   Json json = {{"name", planned.step->name},
                {"technique", std::string(planned.technique->id())},
                {"version", planned.technique->table->version ? planned.technique->table->version : ""},
@@ -81,6 +91,8 @@ Json step_json(const PlannedStep& planned, const StepResult& step) {
                {"numerics", numerics_of(*planned.technique)},
                {"plugin", planned.technique->plugin ? planned.technique->plugin->digest : ""},
                {"state", name_of(step.state)}};
+  json["estimated_memory"] = planned.estimate.memory_bytes;
+  json["in"] = feeds_json(plan, planned);
   if (!step.error.ok()) json["error"] = step.error.message();
   if (!step.reason.empty()) json["reason"] = step.reason;
   if (step.record) json.update(record_json(*step.record));
@@ -114,10 +126,15 @@ Result<std::string> write_run_record(const Plan& plan, const Store& store, const
   for (const PlannedInput& input : plan.inputs)
     inputs[input.input->name] = {
         {"kind", input.artifact.kind}, {"digest", input.artifact.digest}, {"paths", input.input->paths}};
-  for (std::size_t i = 0; i < plan.steps.size(); ++i) steps.push_back(step_json(plan.steps[i], result.steps[i]));
-  for (const OutputResult& output : result.outputs)
-    outputs.push_back(
-        {{"name", output.name}, {"path", output.path}, {"state", name_of(output.state)}, {"reason", output.reason}});
+  for (std::size_t i = 0; i < plan.steps.size(); ++i) steps.push_back(step_json(plan, plan.steps[i], result.steps[i]));
+  for (std::size_t i = 0; i < plan.outputs.size(); ++i) {
+    const OutputResult& output = result.outputs[i];
+    Json& entry = outputs.emplace_back(Json{
+        {"name", output.name}, {"path", output.path}, {"state", name_of(output.state)}, {"reason", output.reason}});
+    if (const auto& record = result.steps[plan.outputs[i].step].record)
+      for (const auto& [port, artifact] : record->outputs)
+        if (port == plan.outputs[i].port) entry["bytes"] = artifact.bytes();
+  }
   const Machine& machine = this_machine();
   const std::string time = utc_now();
   const Json json = {{"fettle_run", 1},

@@ -51,6 +51,23 @@ TEST_F(OnPipeline, RunWritesItsOutputsAndASummary) {
   EXPECT_TRUE(fs::exists(folder_ / "out/hay"));
 }
 
+TEST_F(OnPipeline, ReportShowsTheLastRunAgain) {
+  const Outcome ran = run({"run"}, good);
+  const Outcome text = fettle(folder_.path(), {"report"});
+  EXPECT_EQ(text.code, 0) << text.err;
+  EXPECT_EQ(text.out, ran.out);
+  const Outcome page = fettle(folder_.path(), {"report", "--format", "html", "-o", "run.html"});
+  EXPECT_EQ(page.code, 0) << page.err;
+  EXPECT_THAT(text_of(folder_ / "run.html"), HasSubstr("<h1>sample</h1>"));
+}
+
+TEST_F(OnPipeline, ReportSaysWhereItLooked) {
+  const Outcome outcome = fettle(folder_.path(), {"report"});
+  EXPECT_EQ(outcome.code, 12);
+  EXPECT_EQ(outcome.err,
+            "error: no run is recorded at '.fettle/runs/latest'; name a store with --store DIR, or a record\n");
+}
+
 TEST_F(OnPipeline, RunTakesTheSecondTimeFromTheStore) {
   run({"run"}, good);
   const Outcome outcome = run({"run"}, good);
