@@ -417,7 +417,7 @@ const KernelTable avx2_kernels = {
     .transpose = transpose,
     .thin_f32 = thin<F32Rows>,
     .thin_bf16 = thin<Bf16Rows>,
-    .bf16 = &scalar_bf16,
+    .bf16 = &avx2_bf16,
 };
 
 }  // namespace fettle::kit

@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/kernels/kernels.h"
 
+#include <cpuid.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <array>
 #include <cmath>
 #include <cstdio>
@@ -20,12 +26,39 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
+/// The system must be asked for the tile registers once a process; all its threads may use them then.
+bool has_amx() {
+#ifdef __linux__
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  constexpr unsigned kTile = 1u << 24, kTileBf16 = 1u << 22;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || (edx & (kTile | kTileBf16)) != (kTile | kTileBf16))
+    return false;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return has_avx512() && __builtin_cpu_supports("avx512bf16") &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+/// AVX-512 for all but bf16 products.
+const KernelTable& amx_kernels() {
+  static const KernelTable table = [] {
+    KernelTable t = avx512_kernels;
+    t.name = "amx";
+    t.bf16 = &amx_bf16;
+    return t;
+  }();
+  return table;
+}
+
 struct Usable {
-  std::array<const KernelTable*, 3> tables{&scalar_kernels};
+  std::array<const KernelTable*, 4> tables{&scalar_kernels};
   std::size_t count = 1;
   Usable() {
     if (has_avx2()) tables[count++] = &avx2_kernels;
     if (has_avx512()) tables[count++] = &avx512_kernels;
+    if (has_amx()) tables[count++] = &amx_kernels();
   }
 };
 
@@ -54,7 +87,7 @@ Result<const KernelTable*> find_kernels(const char* wanted) {
   const std::string_view name = wanted;
   for (const KernelTable* table : usable)
     if (name == table->name) return table;
-  for (const KernelTable* table : {&scalar_kernels, &avx2_kernels, &avx512_kernels}) {
+  for (const KernelTable* table : {&scalar_kernels, &avx2_kernels, &avx512_kernels, &amx_kernels()}) {
     if (name == table->name)
       return Status(
           Code::unsupported,
@@ -63,7 +96,7 @@ Result<const KernelTable*> find_kernels(const char* wanted) {
   }
   return Status(Code::invalid_argument,
                 "unknown instruction set '" + std::string(name) +
-                    "', expected scalar, avx2 or avx512; unset it to use the fastest",
+                    "', expected scalar, avx2, avx512 or amx; unset it to use the fastest",
                 "FETTLE_ISA");
 }
 

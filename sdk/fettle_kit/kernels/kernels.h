@@ -8,7 +8,7 @@
 
 namespace fettle::kit {
 
-/// The fastest table this machine can run, chosen once. FETTLE_ISA=scalar|avx2|avx512 forces one, to find faults: the
+/// The fastest table this machine can run, chosen once. FETTLE_ISA=scalar|avx2|avx512|amx forces one, to find faults: the
 /// results are the same. A value that cannot be honoured ends the program with a message.
 const KernelTable& kernels();
 
