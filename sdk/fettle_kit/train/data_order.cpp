@@ -17,8 +17,7 @@ std::int64_t DataOrder::operator[](std::int64_t position) {
     epoch_ = epoch;
     std::iota(order_.begin(), order_.end(), std::int64_t{0});
     const auto count = static_cast<std::uint64_t>(n), first = static_cast<std::uint64_t>(epoch) * count;
-    for (std::uint64_t i = count - 1; i > 0; --i)
-      std::swap(order_[i], order_[philox_below(seed_, first + i, i + 1)]);
+    for (std::uint64_t i = count - 1; i > 0; --i) std::swap(order_[i], order_[philox_below(seed_, first + i, i + 1)]);
   }
   return order_[static_cast<std::size_t>(position % n)];
 }

@@ -87,7 +87,9 @@ Result<StateFile> StateFile::open(const std::string& path, std::string_view iden
   if (!std::ranges::equal(std::as_bytes(std::span<const char>(hex)), stored->bytes))
     return damaged(path, "the content does not fit its checksum");
 
-  const auto other = [&] { return Status(Code::invalid_argument, fmt::format("{}: the state of another training", path)); };
+  const auto other = [&] {
+    return Status(Code::invalid_argument, fmt::format("{}: the state of another training", path));
+  };
   if (const auto of = values.texts.find("identity"); of == values.texts.end() || of->second != identity) return other();
   std::size_t series = 0;
   for (const TensorView& t : file.tensors()) {

@@ -32,8 +32,7 @@ class StateFile {
  public:
   /// corrupt_data if the file is damaged, invalid_argument if its tensors are not those of `specs` or its identity
   /// (texts["identity"]) is another.
-  static Result<StateFile> open(const std::string& path, std::string_view identity,
-                                std::span<const TensorSpec> specs);
+  static Result<StateFile> open(const std::string& path, std::string_view identity, std::span<const TensorSpec> specs);
   const StateValues& values() const { return values_; }
   /// `write` gets tensor after tensor, numbered as in `specs`.
   void read(const std::function<void(std::size_t i, std::span<const float>)>& write) const;

@@ -28,7 +28,7 @@ constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 
 /// All that a training has to remember from one step to the next, but for the tensors.
 struct Memory {
-  std::int64_t step = 0;  ///< done
+  std::int64_t step = 0;        ///< done
   std::int64_t evaluated = -1;  ///< steps done at the last evaluation
   std::int64_t best_step = 0, without_better = 0;
   double first_loss = nan, last_loss = nan, held_out_first = nan, held_out_best = nan;
@@ -63,7 +63,8 @@ class Training {
     options_.schedule.steps = options_.steps;
     options_.micro_batch = std::min(options_.micro_batch, options_.batch);
     for (const TrainedTensor& t : tensors_) {
-      moments_.push_back({backend_.allocate(t.value.rows, t.value.cols), backend_.allocate(t.value.rows, t.value.cols)});
+      moments_.push_back(
+          {backend_.allocate(t.value.rows, t.value.cols), backend_.allocate(t.value.rows, t.value.cols)});
       for (const char* part : {"value.", "first.", "second."})
         state_specs_.push_back({part + t.name, DType::f32, {t.value.rows, t.value.cols}});
       best_specs_.push_back({t.name, DType::f32, {t.value.rows, t.value.cols}});
@@ -111,7 +112,9 @@ class Training {
     return std::chrono::duration<double>(Clock::now() - last_save_).count() >= options_.save_seconds;
   }
   std::string state_path() const { return options_.folder + state_name; }
-  std::string best_path(std::int64_t step) const { return fmt::format("{}/best-{}.safetensors", options_.folder, step); }
+  std::string best_path(std::int64_t step) const {
+    return fmt::format("{}/best-{}.safetensors", options_.folder, step);
+  }
 
   std::string identity() const;
   bool resume();
@@ -194,8 +197,7 @@ bool Training::resume() {
   if (!fs::exists(state_path(), none)) return false;
   const auto refuse = [&](const Status& why) {
     if (watch_.warn)
-      watch_.warn(
-          fmt::format("the saved state of this training is not used: {}; training starts anew", why.message()));
+      watch_.warn(fmt::format("the saved state of this training is not used: {}; training starts anew", why.message()));
     return false;
   };
   const auto state = StateFile::open(state_path(), identity_, state_specs_);
@@ -406,7 +408,9 @@ Result<Trained> Training::finish() {
 }
 
 Status check(const TrainingTask& task, const TrainingOptions& options) {
-  const auto bad = [](const char* where, std::string text) { return Status(Code::invalid_argument, std::move(text), where); };
+  const auto bad = [](const char* where, std::string text) {
+    return Status(Code::invalid_argument, std::move(text), where);
+  };
   if (task.data->sequences() < 1) return bad("data", "the data has no sequences");
   if (task.data->length() < 2)
     return bad("data", fmt::format("the sequences are {} ids long; at least 2 are needed", task.data->length()));
@@ -425,11 +429,12 @@ Status check(const TrainingTask& task, const TrainingOptions& options) {
 }  // namespace
 
 TrainingWatch watch_of(const Context& context) {
-  return {[&context] { return context.cancelled(); },
-          [&context](const char* phase, std::uint64_t done, std::uint64_t total) { context.progress(phase, done, total); },
-          [&context](const char* series, double x, double y) { context.point(series, x, y); },
-          [&context](const std::string& text) { context.warn(text); },
-          [&context](const std::string& text) { context.info(text); }};
+  return {
+      [&context] { return context.cancelled(); },
+      [&context](const char* phase, std::uint64_t done, std::uint64_t total) { context.progress(phase, done, total); },
+      [&context](const char* series, double x, double y) { context.point(series, x, y); },
+      [&context](const std::string& text) { context.warn(text); },
+      [&context](const std::string& text) { context.info(text); }};
 }
 
 std::vector<std::string> odd_options(const TrainingOptions& options, std::int64_t sequences) {
@@ -439,9 +444,11 @@ std::vector<std::string> odd_options(const TrainingOptions& options, std::int64_
   if (peak > 0.1)
     found.push_back(fmt::format("a learning rate of {:g} is far above what AdamW follows (1e-5 to 1e-2)", peak));
   if (options.schedule.floor > peak)
-    found.push_back(fmt::format("the learning rate ends at {:g}, above its peak of {:g}", options.schedule.floor, peak));
+    found.push_back(
+        fmt::format("the learning rate ends at {:g}, above its peak of {:g}", options.schedule.floor, peak));
   if (options.schedule.warmup >= options.steps && options.steps > 1)
-    found.push_back(fmt::format("the warm-up of {} steps takes all of the {} steps", options.schedule.warmup, options.steps));
+    found.push_back(
+        fmt::format("the warm-up of {} steps takes all of the {} steps", options.schedule.warmup, options.steps));
   if (options.batch > sequences)
     found.push_back(fmt::format("a batch of {} sequences, but the data has {}: sequences repeat inside a batch",
                                 options.batch, sequences));

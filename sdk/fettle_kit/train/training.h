@@ -17,13 +17,13 @@ namespace fettle::kit {
 
 /// A tensor that training changes. Arrays are dense; value, gradient and mask are `real` and of one shape.
 struct TrainedTensor {
-  std::string name;         ///< unique
-  Array value;              ///< [rows, cols]; a vector is one row
-  Array gradient;           ///< what the loss of a micro-batch adds to
-  Array used;               ///< none, or a copy of the value that products read (bf16): kept in step with it
-  Array mask;               ///< none, or 1 and 0: where it is 0, value, gradient and both moments stay exactly 0
-  bool decay = true;        ///< usually not for norms, biases and other vectors
-  double rate_factor = 1;   ///< its learning rate is this much times the schedule's
+  std::string name;        ///< unique
+  Array value;             ///< [rows, cols]; a vector is one row
+  Array gradient;          ///< what the loss of a micro-batch adds to
+  Array used;              ///< none, or a copy of the value that products read (bf16): kept in step with it
+  Array mask;              ///< none, or 1 and 0: where it is 0, value, gradient and both moments stay exactly 0
+  bool decay = true;       ///< usually not for norms, biases and other vectors
+  double rate_factor = 1;  ///< its learning rate is this much times the schedule's
 };
 
 struct AdamwOptions {
@@ -32,9 +32,9 @@ struct AdamwOptions {
 
 struct TrainingOptions {
   std::int64_t steps = 0;
-  std::int64_t batch = 32;      ///< sequences a step
-  std::int64_t micro_batch = 8; ///< sequences at a time: less memory, the same result but for rounding
-  Schedule schedule;            ///< its `steps` is set from the above
+  std::int64_t batch = 32;       ///< sequences a step
+  std::int64_t micro_batch = 8;  ///< sequences at a time: less memory, the same result but for rounding
+  Schedule schedule;             ///< its `steps` is set from the above
   AdamwOptions adamw;
   double clip = 1;                  ///< of the norm of all gradients together; 0: none
   std::int64_t evaluate_every = 0;  ///< steps; 0: only before the first and after the last
@@ -89,11 +89,11 @@ struct TrainingWatch {
 TrainingWatch watch_of(const Context& context);
 
 struct Trained {
-  std::int64_t steps = 0;    ///< done, fewer than asked for if training stopped early
-  std::int64_t tokens = 0;   ///< steps * batch * length
-  double first_loss = 0;     ///< of the first batch, before any change
-  double last_loss = 0;      ///< of the last batch, before the last change
-  std::int64_t best_step = 0;     ///< steps done when the weights were those that are returned
+  std::int64_t steps = 0;                        ///< done, fewer than asked for if training stopped early
+  std::int64_t tokens = 0;                       ///< steps * batch * length
+  double first_loss = 0;                         ///< of the first batch, before any change
+  double last_loss = 0;                          ///< of the last batch, before the last change
+  std::int64_t best_step = 0;                    ///< steps done when the weights were those that are returned
   double held_out_first = 0, held_out_best = 0;  ///< NaN without TrainingTask::evaluate
   bool stopped_early = false;
 };
