@@ -61,8 +61,9 @@ struct AttentionShape {
 /// A teacher's most likely tokens, cached: k a row. What they leave of the mass is one more bucket (methods.md 5).
 struct TopTargets {
   std::int64_t k = 0;                        ///< 0: none
-  std::span<const std::int32_t> ids;         ///< [rows, k], distinct in a row, inside the vocabulary
+  std::span<const std::int32_t> ids;         ///< [rows, k], distinct in a row, inside the vocabulary; -1: empty place
   std::span<const float> log_probabilities;  ///< [rows, k], of the softmax at LossSpec::temperature
+  bool tail = true;  ///< false: they are the whole distribution (random samples), the divergence is its cross-entropy
 };
 
 /// What the logits of a batch are held against. Any of the parts may be missing. Borrowed.

@@ -13,6 +13,7 @@ enum class Divergence {
   jensen_shannon,   ///< beta KL(p || m) + (1 - beta) KL(q || m), m = beta p + (1 - beta) q
   skew_forward_kl,  ///< KL(p || alpha p + (1 - alpha) q)
   skew_reverse_kl,  ///< KL(q || (1 - alpha) p + alpha q)
+  taid,             ///< KL(p' || q), p' = softmax((1 - tau) z + tau t) held fixed (Shing et al. 2025, equation 3)
 };
 
 /// What a row of logits costs beside its cross-entropy. Plain values: a backend turns them into its own code.
@@ -21,6 +22,7 @@ struct LossSpec {
   float temperature = 1;  ///< T of the divergence; its value and gradient are multiplied by T^2
   float beta = 0.5f;      ///< of jensen_shannon
   float alpha = 0.1f;     ///< of the skew divergences
+  float tau = 1;          ///< of taid, from about 0.4 at the start to 1
 };
 
 /// Sums over the rows of a batch, neither weighted nor divided, in f64 and in the order of the rows.
