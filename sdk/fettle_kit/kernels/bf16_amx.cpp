@@ -102,8 +102,8 @@ inline void pack_tile(char* to, const Source& from, ptrdiff_t i, ptrdiff_t k, pt
   FETTLE_STORE(5)
   FETTLE_STORE(6)
   FETTLE_STORE(7)
-  FETTLE_STORE(8) FETTLE_STORE(9) FETTLE_STORE(10) FETTLE_STORE(11) FETTLE_STORE(12) FETTLE_STORE(13) FETTLE_STORE(14)
-      FETTLE_STORE(15)
+  FETTLE_STORE(8)
+  FETTLE_STORE(9) FETTLE_STORE(10) FETTLE_STORE(11) FETTLE_STORE(12) FETTLE_STORE(13) FETTLE_STORE(14) FETTLE_STORE(15)
 #undef FETTLE_STORE
 }
 
@@ -191,10 +191,10 @@ void multiply(float* y, ptrdiff_t y_stride, const void* x, const void* w, ptrdif
   const ptrdiff_t slices = (depth + kBf16Slice - 1) / kBf16Slice, panel_bytes = slices * kSliceBytes;
   alignas(64) float part[kPanel][kPanel];
   configure_tiles();
-  for (ptrdiff_t j = 0; j < cols; j += kPanel) {
-    const char* panel_w = static_cast<const char*>(w) + j / kPanel * panel_bytes;
-    for (ptrdiff_t i = 0; i < rows; i += kPanel) {
-      const char* panel_x = static_cast<const char*>(x) + i / kPanel * panel_bytes;
+  for (ptrdiff_t i = 0; i < rows; i += kPanel) {
+    const char* panel_x = static_cast<const char*>(x) + i / kPanel * panel_bytes;
+    for (ptrdiff_t j = 0; j < cols; j += kPanel) {
+      const char* panel_w = static_cast<const char*>(w) + j / kPanel * panel_bytes;
       float* to = y + i * y_stride + j;
       if (i + kPanel <= rows && j + kPanel <= cols) {
         multiply_panels(to, y_stride, panel_x, panel_w, slices, accumulate);

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Blocking and threads of the bf16 products; the arithmetic is in the kernel tables.
 //
-// A task owns a rectangle of y. It walks K in blocks of kDepth; in each it packs its rows of x (they stay in the
-// second-level cache) and then, one panel of columns at a time, packs w (it stays in the first) and runs it past all
-// the rows. Between blocks of K, which are whole slices, the sums rest in y. So rectangles may follow the number of
-// threads without changing the result.
+// K is walked in blocks, the columns of y in chunks. For each of both, all threads pack w, then x, into buffers that
+// they share, and then multiply: a task owns a rectangle of y, whose packed x and w fit into the second-level cache
+// together. Blocks of K are whole slices, and between them the sums rest in y, so none of the sizes changes the result.
 #include "fettle_kit/kernels/gemm_bf16.h"
 
 #include "fettle_kit/kernels/scratch.h"
@@ -22,7 +21,11 @@ namespace {
 using std::int64_t;
 using std::ptrdiff_t;
 
-constexpr int64_t kDepth = 512;
+constexpr int64_t kMaxDepth = 2048;  // halved, the sums are loaded and stored twice as often, which costs a tenth
+constexpr int64_t kPackedXBytes = 1 << 20;  // of a task: half of the second-level cache
+constexpr int64_t kTaskCols = 128;          // of packed w: 0.5 MiB when it is deepest
+constexpr int64_t kChunkCols = 4096;        // of shared packed w: 16 MiB
+constexpr int64_t kChunkRows = 2048;
 
 void check(bool fits, const char* what, ConstMatrix y, int64_t m, int64_t n, int64_t kx, int64_t kw) {
   if (fits) return;
@@ -43,36 +46,41 @@ Bf16Source part(const Bf16Operand& m, bool by_depth, int64_t i, int64_t k) {
   return {data, m.stride, m.stored, by_depth};
 }
 
-/// The rectangles of y that are one task each.
-struct Tiling {
-  int64_t rows, cols;  ///< of a rectangle; multiples of the panels
-  int64_t row_tiles, col_tiles;
+/// Runs body(first, count) for parts of [0, size) on the caller's arena. Isolated: a thread that waits here takes no
+/// other work of the caller, which might need what this one holds.
+template <class Body>
+void parallel_parts(int64_t size, int64_t part_size, const Body& body) {
+  const auto run = [&](int64_t index) { body(index * part_size, std::min(part_size, size - index * part_size)); };
+  const int64_t count = divide_up(size, part_size);
+  if (count == 1) return run(0);
+  tbb::this_task_arena::isolate([&] { tbb::parallel_for(int64_t{0}, count, run, tbb::simple_partitioner()); });
+}
 
-  Tiling(int64_t m, int64_t n, int64_t depth, const Bf16Kernels& t) {
-    constexpr int64_t kMaxRows = 512;  // of packed x: 0.5 MiB of bf16, a quarter of the second-level cache
-    constexpr int64_t kMaxCols = 2048;
-    constexpr double kTaskFlops = 16e6;  // some 20 microseconds: far above what a task costs
-    const int64_t threads = tbb::this_task_arena::max_concurrency();
-    const double flops = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(depth);
-    const auto wanted =
-        static_cast<int64_t>(std::min(4.0 * static_cast<double>(threads), std::max(1.0, flops / kTaskFlops)));
-    int64_t row_parts = divide_up(m, kMaxRows), col_parts = divide_up(n, kMaxCols);
-    const auto split = [](int64_t size, int64_t parts, int64_t unit) { return round_up(divide_up(size, parts), unit); };
-    for (;;) {
-      rows = split(m, row_parts, t.tile_rows);
-      cols = split(n, col_parts, t.tile_cols);
-      row_tiles = divide_up(m, rows);
-      col_tiles = divide_up(n, cols);
-      if (threads == 1 || row_tiles * col_tiles >= wanted) break;
-      if (cols >= rows && cols > t.tile_cols) {
-        ++col_parts;
-      } else if (rows > t.tile_rows) {
-        ++row_parts;
-      } else {
-        break;
-      }
-    }
+/// A chunk of an operand in panels, packed by all threads.
+class Packed {
+ public:
+  Packed(Scratch purpose, int64_t most_rows, int64_t most_depth, int64_t panel_rows, int64_t element_bytes)
+      : panel_rows_(panel_rows),
+        element_bytes_(element_bytes),
+        data_(scratch(purpose, static_cast<std::size_t>(round_up(most_rows, panel_rows) *
+                                                        round_up(most_depth, kBf16Slice) * element_bytes) /
+                                   sizeof(float))) {}
+
+  void pack(const Bf16Operand& m, bool by_depth, int64_t i, int64_t rows, int64_t k, int64_t depth,
+            void (*pack_panels)(void*, Bf16Source, ptrdiff_t, ptrdiff_t)) {
+    row_bytes_ = round_up(depth, kBf16Slice) * element_bytes_;
+    constexpr int64_t kPartBytes = 256 << 10;
+    const int64_t part_rows = std::max(panel_rows_, kPartBytes / row_bytes_ / panel_rows_ * panel_rows_);
+    parallel_parts(rows, part_rows, [&](int64_t first, int64_t count) {
+      pack_panels(at(first), part(m, by_depth, i + first, k), count, depth);
+    });
   }
+  /// The panel that starts with a row of the chunk.
+  char* at(int64_t row) const { return reinterpret_cast<char*>(data_) + row * row_bytes_; }
+
+ private:
+  int64_t panel_rows_, element_bytes_, row_bytes_ = 0;
+  float* data_;
 };
 
 void product(MutMatrix y, int64_t depth, const Bf16Operand& x, bool x_by_depth, const Bf16Operand& w, bool w_by_depth,
@@ -82,30 +90,38 @@ void product(MutMatrix y, int64_t depth, const Bf16Operand& x, bool x_by_depth, 
     for (int64_t i = 0; i < y.rows && !accumulate; ++i) std::ranges::fill(y.row(i), 0.0f);
     return;
   }
-  const Tiling tiling(y.rows, y.cols, depth, t);
-  const auto floats = [&](int64_t rows) {
-    return static_cast<std::size_t>(rows * std::min(kDepth, round_up(depth, kBf16Slice)) * t.element_bytes) /
-           sizeof(float);
+  const auto even_parts = [](int64_t size, int64_t most, int64_t unit) {
+    return round_up(divide_up(size, divide_up(size, most)), unit);
   };
-  const auto task = [&](int64_t index) {
-    const int64_t i0 = index % tiling.row_tiles * tiling.rows, i1 = std::min(y.rows, i0 + tiling.rows);
-    const int64_t j0 = index / tiling.row_tiles * tiling.cols, j1 = std::min(y.cols, j0 + tiling.cols);
-    float* const packed_x = scratch(Scratch::x, floats(tiling.rows));
-    float* const packed_w = scratch(Scratch::w, floats(t.tile_cols));
-    for (int64_t k = 0; k < depth; k += kDepth) {
-      const int64_t block = std::min(kDepth, depth - k);
-      t.pack_x(packed_x, part(x, x_by_depth, i0, k), i1 - i0, block);
-      for (int64_t j = j0; j < j1; j += t.tile_cols) {
-        const int64_t cols = std::min<int64_t>(t.tile_cols, j1 - j);
-        t.pack_w(packed_w, part(w, w_by_depth, j, k), cols, block);
-        t.multiply(y.data + i0 * y.stride + j, y.stride, packed_x, packed_w, i1 - i0, cols, block, accumulate || k > 0);
+  const int64_t block = even_parts(depth, kMaxDepth, kBf16Slice);
+  const int64_t chunk_rows = even_parts(y.rows, kChunkRows, t.tile_rows);
+  const int64_t chunk_cols = even_parts(y.cols, kChunkCols, t.tile_cols);
+  // All threads read these while this one waits for them, isolated: none of them asks for the same buffers.
+  Packed packed_x(Scratch::x, std::min(y.rows, chunk_rows), block, t.tile_rows, t.element_bytes);
+  Packed packed_w(Scratch::w, std::min(y.cols, chunk_cols), block, t.tile_cols, t.element_bytes);
+
+  const int64_t col_tasks = divide_up(chunk_cols, kTaskCols), wanted = 4 * tbb::this_task_arena::max_concurrency();
+  int64_t task_rows =
+      even_parts(chunk_rows, std::max<int64_t>(kPackedXBytes / (block * t.element_bytes), 1), t.tile_rows);
+  while (wanted > 4 && divide_up(chunk_rows, task_rows) * col_tasks < wanted && task_rows > 2 * t.tile_rows)
+    task_rows = round_up(task_rows / 2, t.tile_rows);
+
+  for (int64_t k = 0; k < depth; k += block) {
+    const int64_t k_count = std::min(block, depth - k);
+    for (int64_t j0 = 0; j0 < y.cols; j0 += chunk_cols) {
+      const int64_t cols = std::min(chunk_cols, y.cols - j0);
+      packed_w.pack(w, w_by_depth, j0, cols, k, k_count, t.pack_w);
+      for (int64_t i0 = 0; i0 < y.rows; i0 += chunk_rows) {
+        const int64_t rows = std::min(chunk_rows, y.rows - i0), across = divide_up(cols, kTaskCols);
+        if (j0 == 0 || y.rows > chunk_rows) packed_x.pack(x, x_by_depth, i0, rows, k, k_count, t.pack_x);
+        parallel_parts(divide_up(rows, task_rows) * across, 1, [&](int64_t task, int64_t) {
+          const int64_t i = task / across * task_rows, j = task % across * kTaskCols;
+          t.multiply(y.data + (i0 + i) * y.stride + j0 + j, y.stride, packed_x.at(i), packed_w.at(j),
+                     std::min(task_rows, rows - i), std::min(kTaskCols, cols - j), k_count, accumulate || k > 0);
+        });
       }
     }
-  };
-  const int64_t count = tiling.row_tiles * tiling.col_tiles;
-  if (count == 1) return task(0);
-  // Isolated: a thread that waits here takes no other work of the caller, which might need what this one holds.
-  tbb::this_task_arena::isolate([&] { tbb::parallel_for(int64_t{0}, count, task, tbb::simple_partitioner()); });
+  }
 }
 
 }  // namespace
