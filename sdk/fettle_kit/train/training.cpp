@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/train/training.h"
 
+#include "fettle_kit/io/message.h"
 #include "fettle_kit/io/sha256.h"
 #include "fettle_kit/train/data_order.h"
 #include "fettle_kit/train/state.h"
@@ -421,8 +422,8 @@ Status check(const TrainingTask& task, const TrainingOptions& options) {
     return bad("micro_batch", fmt::format("micro_batch is {}, but must be at least 1", options.micro_batch));
   constexpr auto most = std::numeric_limits<std::int64_t>::max();
   if (options.steps > most / options.batch / task.data->length())
-    return bad("steps", fmt::format("{} steps of {} sequences are more tokens than can be counted", options.steps,
-                                    options.batch));
+    return bad("steps", fmt::format("{} steps of {} sequences are more tokens than can be counted",
+                                    grouped(static_cast<std::uint64_t>(options.steps)), options.batch));
   return {};
 }
 
