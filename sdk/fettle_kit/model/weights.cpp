@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/model/weights.h"
 
-#include "fettle_kit/io/checkpoint.h"
+#include "fettle_kit/compress/dense_checkpoint.h"
 #include "fettle_kit/io/gguf.h"
 #include "fettle_kit/model/gguf_layout.h"
 #include "fettle_kit/model/model_files.h"
@@ -9,7 +9,12 @@
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
+#include <tbb/blocked_range.h>
+#include <tbb/parallel_for.h>
+#include <tbb/task_arena.h>
 
+#include <map>
+#include <mutex>
 #include <optional>
 #include <utility>
 
@@ -24,12 +29,14 @@ std::string shown(const std::vector<std::int64_t>& shape) { return fmt::format("
 struct Weights::Source {
   std::string path;
   ModelConfig config;
-  std::optional<Checkpoint> checkpoint;
+  std::optional<DenseCheckpoint> checkpoint;
   std::optional<GgufReader> gguf;  // one of the two
   std::string architecture;        // of the GGUF file
 
   const TensorView* find(const std::string& name) const {
-    return gguf ? gguf->tensor(gguf_name(architecture, name)) : checkpoint->find(name);
+    if (gguf) return gguf->tensor(gguf_name(architecture, name));
+    const DenseTensor* const tensor = checkpoint->find(name);
+    return tensor && tensor->packed ? unpacked(*tensor) : tensor ? tensor->stored : nullptr;
   }
   /// The name as messages show it: as it stands in the file.
   std::string stored_name(const std::string& name) const { return gguf ? gguf_name(architecture, name) : name; }
@@ -38,9 +45,36 @@ struct Weights::Source {
     if (gguf)
       for (const TensorView& tensor : gguf->tensors()) total += tensor.bytes.size();
     else
-      for (const TensorView* tensor : checkpoint->tensors()) total += tensor->bytes.size();
+      for (const TensorView* tensor : checkpoint->stored().tensors()) total += tensor->bytes.size();
     return total;
   }
+
+ private:
+  struct Unpacked {
+    std::vector<float> values;
+    TensorView view;
+  };
+
+  /// A matrix of a quantized checkpoint as f32, made when it is first asked for and kept.
+  const TensorView* unpacked(const DenseTensor& tensor) const {
+    const std::lock_guard lock(mutex_);
+    const auto [place, fresh] = unpacked_.try_emplace(tensor.name);
+    Unpacked& made = place->second;
+    if (!fresh) return &made.view;
+    const std::int64_t rows = tensor.packed->rows(), cols = tensor.packed->cols();
+    made.values.resize(static_cast<std::size_t>(rows * cols));
+    const MutMatrix all(made.values.data(), rows, cols);
+    tbb::this_task_arena::isolate([&] {
+      tbb::parallel_for(tbb::blocked_range<std::int64_t>(0, rows, 64), [&](const auto& range) {
+        tensor.packed->read(range.begin(), all.rows_from(range.begin(), range.end() - range.begin()));
+      });
+    });
+    made.view = {tensor.name, DType::f32, tensor.shape, std::as_bytes(std::span(made.values))};
+    return &made.view;
+  }
+
+  mutable std::mutex mutex_;
+  mutable std::map<std::string, Unpacked> unpacked_;
 };
 
 namespace {
@@ -69,8 +103,10 @@ Result<Weights> Weights::open(const std::string& path) {
   FETTLE_ASSIGN(const std::string gguf, gguf_file_of(path));
   source->path = gguf.empty() ? path : gguf;
   if (gguf.empty()) {
-    FETTLE_ASSIGN(source->checkpoint, Checkpoint::open(path));
-    FETTLE_ASSIGN(source->config, read_model_config(source->checkpoint->config(), path + "/config.json"));
+    FETTLE_ASSIGN(source->checkpoint, DenseCheckpoint::open(path));
+    Json config = source->checkpoint->stored().config();
+    config.erase("quantization_config");  // what it says is done with
+    FETTLE_ASSIGN(source->config, read_model_config(config, path + "/config.json"));
   } else {
     FETTLE_ASSIGN(source->gguf, GgufReader::open(gguf));
     FETTLE_ASSIGN(Json config, config_from_gguf(*source->gguf));

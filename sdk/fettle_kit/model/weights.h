@@ -34,7 +34,8 @@ struct BlockWeights {
 /// [any thread]
 class Weights {
  public:
-  /// `path`: a checkpoint folder, a GGUF file, or a folder that holds one GGUF file.
+  /// `path`: a checkpoint folder, a GGUF file, or a folder that holds one GGUF file. The matrices of a quantized
+  /// checkpoint become f32 in memory when they are first asked for.
   static Result<Weights> open(const std::string& path);
 
   const ModelConfig& config() const;

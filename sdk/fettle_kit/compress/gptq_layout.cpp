@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fettle_kit/compress/gptq_layout.h"
+
+#include "fettle_kit/compress/packing.h"
+#include "fettle_kit/io/message.h"
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+#include <tbb/blocked_range.h>
+#include <tbb/parallel_for.h>
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+namespace fettle::kit {
+namespace {
+
+constexpr std::string_view packed_suffix = ".qweight";
+
+/// The word that v1 files are short by in each field: zero - 1 is stored, word by word, so that a borrow crosses fields
+/// and the addition that undoes it carries back.
+std::uint32_t one_in_each_field(int bits) {
+  std::uint32_t word = 0;
+  for (int at = 0; at < 32; at += bits) word |= 1U << at;
+  return word;
+}
+
+std::uint32_t word_at(const TensorView& t, std::int64_t index) {
+  std::uint32_t word = 0;
+  std::memcpy(&word, t.bytes.data() + index * 4, 4);
+  return word;
+}
+
+template <class T>
+std::vector<std::byte> as_bytes(const std::vector<T>& values) {
+  const auto bytes = std::as_bytes(std::span(values));
+  return {bytes.begin(), bytes.end()};
+}
+
+class GptqMatrix final : public PackedMatrix {
+ public:
+  static Result<std::unique_ptr<const PackedMatrix>> open(const Checkpoint& c, const std::string& module, int bits,
+                                                          GptqVersion version) {
+    const TensorView& qweight = *c.find(module + ".qweight");
+    if (qweight.dtype != DType::i32 || qweight.shape.size() != 2 || qweight.elements() == 0 ||
+        qweight.elements() > std::numeric_limits<std::int64_t>::max() / 64)
+      return bad_tensor(c, qweight.name,
+                        fmt::format("is {} {}, expected i32 words in two dimensions", info(qweight.dtype).name,
+                                    shape_text(qweight.shape)));
+    const std::int64_t height = qweight.shape[0], out = qweight.shape[1];
+    const TensorView* const index = c.find(module + ".g_idx");
+    std::int64_t in = height * 32 / bits;
+    if (index != nullptr) {  // tells the bits of a matrix that `dynamic` excepts
+      in = index->elements();
+      if (index->dtype != DType::i32 || index->shape.size() != 1 || in == 0 || height * 32 % in != 0)
+        return bad_tensor(c, index->name,
+                          fmt::format("is {} {}, expected i32 with one entry for each input of {} rows of words",
+                                      info(index->dtype).name, shape_text(index->shape), height));
+      const std::int64_t told = height * 32 / in;
+      if (told != 2 && told != 3 && told != 4 && told != 8)
+        return bad_tensor(c, qweight.name, fmt::format("has {} bits a weight, expected 2, 3, 4 or 8", told));
+      bits = static_cast<int>(told);
+    }
+    if (in % 32 != 0)
+      return bad_tensor(c, qweight.name, fmt::format("is for {} inputs, expected a multiple of 32", in));
+
+    const TensorView* const scales = c.find(module + ".scales");
+    if (scales == nullptr || scales->shape.size() != 2 || scales->shape[1] != out || scales->shape[0] == 0 ||
+        !is_float(scales->dtype))
+      return bad_tensor(c, module + ".scales",
+                        scales == nullptr ? "is missing"
+                                          : fmt::format("is {} {}, expected floats [groups, {}]",
+                                                        info(scales->dtype).name, shape_text(scales->shape), out));
+    const std::int64_t groups = scales->shape[0];
+    FETTLE_ASSIGN(const TensorView* const qzeros,
+                  require_tensor(c, module + ".qzeros", DType::i32, {groups, words_for(out, bits)}));
+
+    auto matrix = std::unique_ptr<GptqMatrix>(new GptqMatrix(out, in, groups, bits, qweight));
+    for (std::int64_t j = 0; j < in; ++j) {
+      const auto group = index != nullptr ? static_cast<std::int32_t>(word_at(*index, j))
+                                          : static_cast<std::int32_t>(j / std::max<std::int64_t>(1, in / groups));
+      if (group < 0 || group >= groups)
+        return bad_tensor(c, index != nullptr ? index->name : scales->name,
+                          fmt::format("puts input {} into group {}, but there are {}", j, group, groups));
+      matrix->group_of_[static_cast<std::size_t>(j)] = group;
+    }
+    matrix->read_grids(*scales, *qzeros, version);
+    return std::unique_ptr<const PackedMatrix>(std::move(matrix));
+  }
+
+  void read(std::int64_t first, MutMatrix out) const override {
+    for (std::int64_t column = 0; column < cols(); column += 32) {
+      const std::int64_t top = column / 32 * bits_;
+      for (std::int64_t i = 0; i < out.rows; ++i) {
+        std::uint32_t words[8] = {};
+        std::uint8_t codes[32];
+        for (std::int64_t k = 0; k < bits_; ++k) words[k] = word_at(qweight_, (top + k) * rows() + first + i);
+        unpack_codes(std::span(words, static_cast<std::size_t>(bits_)), bits_, codes);
+        const std::size_t grids = static_cast<std::size_t>((first + i) * groups_);
+        for (std::int64_t k = 0; k < 32; ++k) {
+          const std::size_t at = grids + static_cast<std::size_t>(group_of_[static_cast<std::size_t>(column + k)]);
+          out(i, column + k) = scales_[at] * static_cast<float>(codes[k] - zeros_[at]);
+        }
+      }
+    }
+  }
+
+ private:
+  GptqMatrix(std::int64_t out, std::int64_t in, std::int64_t groups, int bits, const TensorView& qweight)
+      : PackedMatrix(out, in),
+        groups_(groups),
+        bits_(bits),
+        qweight_(qweight),
+        group_of_(static_cast<std::size_t>(in)),
+        scales_(static_cast<std::size_t>(out * groups)),
+        zeros_(static_cast<std::size_t>(out * groups)) {}
+
+  /// Both are stored [groups, out]; kept [out, groups].
+  void read_grids(const TensorView& scales, const TensorView& qzeros, GptqVersion version) {
+    const auto out = static_cast<std::size_t>(rows());
+    std::vector<float> scale_row(out);
+    std::vector<std::uint8_t> zero_row(out);
+    const auto words = static_cast<std::size_t>(qzeros.shape[1]);
+    std::vector<std::uint32_t> word_row(words);
+    const bool by_word = bits_ != 3;
+    for (std::int64_t g = 0; g < groups_; ++g) {
+      info(scales.dtype)
+          .to_f32(scales.bytes.data() + bytes_of(scales.dtype, static_cast<std::uint64_t>(g) * out), scale_row.data(),
+                  out);
+      for (std::size_t k = 0; k < words; ++k) {
+        word_row[k] = word_at(qzeros, g * qzeros.shape[1] + static_cast<std::int64_t>(k));
+        if (version == GptqVersion::v1 && by_word) word_row[k] += one_in_each_field(bits_);
+      }
+      unpack_codes(word_row, bits_, zero_row);
+      for (std::size_t o = 0; o < out; ++o) {
+        const std::size_t at = o * static_cast<std::size_t>(groups_) + static_cast<std::size_t>(g);
+        scales_[at] = scale_row[o];
+        zeros_[at] = zero_row[o] + (version == GptqVersion::v1 && !by_word ? 1 : 0);
+      }
+    }
+  }
+
+  std::int64_t groups_;
+  int bits_;
+  TensorView qweight_;
+  std::vector<std::int32_t> group_of_;
+  std::vector<float> scales_;
+  std::vector<std::int32_t> zeros_;
+};
+
+std::string text_of(const Json& object, const char* key) {
+  const auto found = object.find(key);
+  return found != object.end() && found->is_string() ? found->get<std::string>() : std::string();
+}
+
+Result<std::vector<PackedWeight>> open_gptq(const Checkpoint& c) {
+  const Json& config = *quantization_config(c);
+  const auto bits = config.find("bits");
+  if (bits == config.end() || !bits->is_number_integer() || (*bits != 2 && *bits != 3 && *bits != 4 && *bits != 8))
+    return Status(Code::unsupported,
+                  fmt::format("{}/config.json: quantization_config: bits is {}, expected 2, 3, 4 or 8", c.folder(),
+                              bits == config.end() ? "missing" : bits->dump()));
+  std::string format = text_of(config, "checkpoint_format");
+  if (format.empty()) format = text_of(config, "format");
+  if (!format.empty() && format != "gptq" && format != "gptq_v2")
+    return Status(Code::unsupported,
+                  fmt::format("{}/config.json: quantization_config: checkpoint_format {} cannot be read; known are "
+                              "'gptq' and 'gptq_v2'",
+                              c.folder(), in_quotes(format)));
+  const GptqVersion version = format == "gptq_v2" ? GptqVersion::v2 : GptqVersion::v1;
+  std::vector<PackedWeight> weights;
+  for (const TensorView* t : c.tensors()) {
+    if (!t->name.ends_with(packed_suffix)) continue;
+    const std::string module = t->name.substr(0, t->name.size() - packed_suffix.size());
+    PackedWeight weight{module + ".weight", {}, nullptr};
+    FETTLE_ASSIGN(weight.matrix, GptqMatrix::open(c, module, bits->get<int>(), version));
+    for (const char* part : {".qweight", ".qzeros", ".scales", ".g_idx"})
+      if (c.find(module + part) != nullptr) weight.parts.push_back(module + part);
+    weights.push_back(std::move(weight));
+  }
+  return weights;
+}
+
+std::string exactly(std::string_view sign, const std::string& module) {
+  std::string pattern(sign);
+  pattern += '^';
+  for (const char c : module) pattern += c == '.' ? std::string("\\.") : std::string(1, c);
+  return pattern + '$';
+}
+
+std::int64_t group_size_of(const GridScheme& scheme) {
+  return scheme.sharing == Sharing::group ? scheme.group_size : -1;
+}
+
+}  // namespace
+
+const QuantizedLayout gptq_layout = {"gptq", [](const Checkpoint& c) { return has_quant_method(c, "gptq"); },
+                                     &open_gptq};
+
+Status check_gptq(const std::string& tensor, std::int64_t rows, std::int64_t cols, const GridScheme& s,
+                  GptqVersion version) {
+  const auto refuse = [&](const std::string& what, const char* where) {
+    return Status(Code::invalid_argument, fmt::format("tensor '{}': {}", tensor, what), where);
+  };
+  if (s.bits != 2 && s.bits != 3 && s.bits != 4 && s.bits != 8)
+    return refuse(fmt::format("{} bits: gptqmodel 7 and transformers 5 load 2, 3, 4 and 8", s.bits), "bits");
+  if (s.sharing == Sharing::tensor)
+    return refuse(
+        "one scale for a whole matrix cannot be told in GPTQ files; use 'channel' or format: "
+        "compressed-tensors",
+        "sharing");
+  if (rows % 32 != 0 || cols % 32 != 0)
+    return refuse(fmt::format("has shape [{}, {}], but the kernels of gptqmodel 7 want multiples of 32; put it into "
+                              "'ignore' or use format: compressed-tensors",
+                              rows, cols),
+                  "format");
+  if (!s.symmetric && version == GptqVersion::v1)
+    return refuse(
+        "version 1 of GPTQ files cannot hold a zero point of 0, and gptqmodel 7 refuses asymmetric ones that "
+        "it has not written; use format: gptq_v2 or compressed-tensors",
+        "format");
+  return {};
+}
+
+std::vector<TensorSpec> gptq_specs(const std::string& module, std::int64_t rows, std::int64_t cols,
+                                   const GridScheme& s) {
+  const std::int64_t groups = s.groups(cols);
+  return {{module + ".qweight", DType::i32, {words_for(cols, s.bits), rows}},
+          {module + ".qzeros", DType::i32, {groups, words_for(rows, s.bits)}},
+          {module + ".scales", DType::f16, {groups, rows}},
+          {module + ".g_idx", DType::i32, {cols}}};
+}
+
+std::vector<std::vector<std::byte>> pack_gptq(const CodedMatrix& m, GptqVersion version) {
+  const std::int64_t height = words_for(m.cols, m.bits), width = words_for(m.rows, m.bits);
+  std::vector<std::uint32_t> qweight(static_cast<std::size_t>(height * m.rows));
+  // 16 outputs at a time: a cache line of every row of words.
+  tbb::parallel_for(tbb::blocked_range<std::int64_t>(0, (m.rows + 15) / 16, 4), [&](const auto& range) {
+    std::vector<std::uint32_t> rows(static_cast<std::size_t>(16 * height));
+    for (std::int64_t part = range.begin(); part < range.end(); ++part) {
+      const std::int64_t first = part * 16, n = std::min<std::int64_t>(16, m.rows - first);
+      for (std::int64_t i = 0; i < n; ++i)
+        pack_codes({m.codes.data() + (first + i) * m.cols, static_cast<std::size_t>(m.cols)}, m.bits,
+                   {rows.data() + i * height, static_cast<std::size_t>(height)});
+      for (std::int64_t k = 0; k < height; ++k)
+        for (std::int64_t i = 0; i < n; ++i)
+          qweight[static_cast<std::size_t>(k * m.rows + first + i)] = rows[static_cast<std::size_t>(i * height + k)];
+    }
+  });
+
+  std::vector<std::uint32_t> qzeros(static_cast<std::size_t>(m.groups * width));
+  std::vector<float> scales(static_cast<std::size_t>(m.groups * m.rows));
+  std::vector<std::uint8_t> zero_row(static_cast<std::size_t>(m.rows));
+  const int offset = version == GptqVersion::v1 ? 1 : 0;
+  for (std::int64_t g = 0; g < m.groups; ++g) {
+    for (std::int64_t i = 0; i < m.rows; ++i) {
+      const Steps s = m.steps(i, g);
+      zero_row[static_cast<std::size_t>(i)] = static_cast<std::uint8_t>(s.zero - offset);
+      scales[static_cast<std::size_t>(g * m.rows + i)] = s.scale;
+    }
+    pack_codes(zero_row, m.bits, {qzeros.data() + g * width, static_cast<std::size_t>(width)});
+  }
+  std::vector<std::byte> halves(scales.size() * 2);
+  info(DType::f16).from_f32(scales.data(), halves.data(), scales.size());
+  return {as_bytes(qweight), as_bytes(qzeros), std::move(halves), as_bytes(m.group_of)};
+}
+
+Json gptq_config(const GptqFormat& f, const std::vector<ModuleScheme>& modules,
+                 const std::vector<std::string>& dense_modules) {
+  const char* const format = f.version == GptqVersion::v1 ? "gptq" : "gptq_v2";
+  Json dynamic = Json::object();
+  for (const ModuleScheme& m : modules)
+    if (m.scheme.bits != f.scheme.bits || group_size_of(m.scheme) != group_size_of(f.scheme))
+      dynamic[exactly("+:", m.module)] = {{"bits", m.scheme.bits}, {"group_size", group_size_of(m.scheme)}};
+  bool head = false;
+  for (const ModuleScheme& m : modules) head = head || m.module == "lm_head";
+  for (const std::string& module : dense_modules)
+    if (module != "lm_head") dynamic[exactly("-:", module)] = Json::object();
+  Json config = {{"quant_method", "gptq"},
+                 {"bits", f.scheme.bits},
+                 {"group_size", group_size_of(f.scheme)},
+                 {"desc_act", f.act_order},
+                 {"sym", f.scheme.symmetric},
+                 {"lm_head", head},
+                 {"checkpoint_format", format},
+                 {"format", format},
+                 {"pack_dtype", "int32"},
+                 {"true_sequential", f.true_sequential},
+                 {"static_groups", f.static_groups},
+                 {"damp_percent", f.damping},
+                 {"meta", {{"quantizer", {"fettle:0.1.0"}}}}};
+  if (!dynamic.empty()) config["dynamic"] = dynamic;
+  return config;
+}
+
+}  // namespace fettle::kit

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fettle_kit/compress/quantized_layout.h"
+
+#include "fettle_kit/compress/compressed_tensors.h"
+#include "fettle_kit/compress/gptq_layout.h"
+#include "fettle_kit/io/message.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
+
+#include <array>
+
+namespace fettle::kit {
+
+std::span<const QuantizedLayout* const> quantized_layouts() {
+  static constexpr std::array<const QuantizedLayout*, 2> layouts = {&gptq_layout, &compressed_tensors_layout};
+  return layouts;
+}
+
+const Json* quantization_config(const Checkpoint& checkpoint) {
+  const auto found = checkpoint.config().find("quantization_config");
+  return found != checkpoint.config().end() && found->is_object() ? &*found : nullptr;
+}
+
+bool has_quant_method(const Checkpoint& checkpoint, std::string_view method) {
+  const Json* config = quantization_config(checkpoint);
+  if (config == nullptr) return false;
+  const auto found = config->find("quant_method");
+  return found != config->end() && found->is_string() && found->get_ref<const std::string&>() == method;
+}
+
+std::string shape_text(const std::vector<std::int64_t>& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+
+Status bad_tensor(const Checkpoint& checkpoint, std::string_view tensor, const std::string& problem) {
+  return {Code::corrupt_data, fmt::format("{}: tensor {} {}", checkpoint.folder(), in_quotes(tensor), problem)};
+}
+
+Result<const TensorView*> require_tensor(const Checkpoint& checkpoint, const std::string& name, DType dtype,
+                                         const std::vector<std::int64_t>& shape) {
+  const TensorView* tensor = checkpoint.find(name);
+  const std::string expected = fmt::format("{} {}", info(dtype).name, shape_text(shape));
+  if (tensor == nullptr) return bad_tensor(checkpoint, name, "is missing, expected " + expected);
+  if (tensor->dtype != dtype || tensor->shape != shape)
+    return bad_tensor(
+        checkpoint, name,
+        fmt::format("is {} {}, expected {}", info(tensor->dtype).name, shape_text(tensor->shape), expected));
+  return tensor;
+}
+
+}  // namespace fettle::kit
