@@ -32,6 +32,11 @@ class BlockWalk {
   bool done() const { return layer_ == model_->config().layers; }
   std::int64_t layer() const { return layer_; }
   std::int64_t tokens() const { return ConstMatrix(states_).rows; }
+  /// Tokens of a sequence, and the positions they stand at.
+  std::int64_t length() const { return length_; }
+  const Decoder::Positions& positions() const { return positions_; }
+  /// What the block is given: [tokens(), hidden], sequence after sequence. Valid until advance().
+  ConstMatrix states() const { return states_; }
 
   /// Runs the block as the model has it and shows the inputs of its linears, some sequences at a time, always in the
   /// same portions and order. x [tokens of the portion, width of the site]. Leaves the boundary where it is.

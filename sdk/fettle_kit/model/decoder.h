@@ -86,6 +86,11 @@ class Decoder {
   /// of the linears in the order of Site.
   void block(MutMatrix x, std::int64_t layer, const BlockWeights& weights, const Batch& batch,
              const Positions& positions, KvCache* cache = nullptr, const BlockObserver& observer = {}) const;
+  /// The halves of a block, one after the other: x += attention(norm(x)), x += mlp(norm(x)), with their post norms
+  /// where the family has them.
+  void attend(MutMatrix x, std::int64_t layer, const BlockWeights& weights, const Batch& batch,
+              const Positions& positions, KvCache* cache = nullptr, const BlockObserver& observer = {}) const;
+  void mlp(MutMatrix x, const BlockWeights& weights, const BlockObserver& observer = {}) const;
   /// x in place by the final norm.
   void final_norm(MutMatrix x) const;
   /// logits [n, vocab] from rows that went through final_norm.
@@ -103,10 +108,6 @@ class Decoder {
 
  private:
   explicit Decoder(Weights weights) : weights_(std::move(weights)) {}
-  void attend(MutMatrix x, std::int64_t layer, const BlockWeights& weights, const Batch& batch,
-              const Positions& positions, KvCache* cache, const BlockObserver& observer) const;
-  void mlp(MutMatrix x, const BlockWeights& weights, const BlockObserver& observer) const;
-
   Weights weights_;
   StoredMatrix embedding_, head_;
   std::vector<float> final_norm_;
