@@ -162,7 +162,7 @@ class Backend {
   /// [length, pairs]. `inverse` turns back, which is the gradient.
   virtual void rotate(const Array& x, const Array& cos, const Array& sin, bool inverse) = 0;
 
-  /// out [rows, heads * head_dim], real or bf16; log_sums [rows, heads], the logarithm of each query's softmax
+  /// out [rows, heads * head_dim]; log_sums [rows, heads], the logarithm of each query's softmax
   /// denominator, kept for backward. q, k, v as causal_attention has them.
   virtual void attention(const Array& out, const Array& log_sums, const Array& q, const Array& k, const Array& v,
                          const AttentionShape& shape) = 0;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/kernels/attention.h"
 
+#include "fettle_kit/kernels/log.h"
 #include "fettle_kit/kernels/scratch.h"
 
 #include <tbb/parallel_for.h>
@@ -111,6 +112,11 @@ class QueryTile {
       for (int64_t d = 0; d < h_.head_dim; ++d) to[d] = from[d] * norm + 0.0f;
     }
   }
+  void finish_log_sums(MutMatrix log_sums) const {
+    for (int64_t r = 0; r < rows_; ++r)
+      log_sums(first_query_ + r / group_, head_column(r) / h_.head_dim) =
+          static_cast<float>(double{max_[r]} + log_of(double{weight_[r]}));
+  }
 
  private:
   int64_t position(int64_t row) const { return first_position_ + row / group_; }
@@ -163,10 +169,15 @@ class QueryTile {
 
 void causal_attention(MutMatrix out, ConstMatrix q, ConstMatrix k, ConstMatrix v, const CausalHeads& h,
                       const KernelTable& t) {
+  causal_attention(out, MutMatrix(), q, k, v, h, t);
+}
+
+void causal_attention(MutMatrix out, MutMatrix log_sums, ConstMatrix q, ConstMatrix k, ConstMatrix v,
+                      const CausalHeads& h, const KernelTable& t) {
   const int64_t width = h.heads * h.head_dim, kv_width = h.kv_heads * h.head_dim;
   check(h.kv_heads > 0 && h.heads % h.kv_heads == 0 && h.head_dim > 0 && h.head_dim <= kMaxHeadDim && q.cols == width &&
             out.cols == width && out.rows == q.rows && k.cols == kv_width && v.cols == kv_width && k.rows == v.rows &&
-            k.rows >= q.rows,
+            k.rows >= q.rows && (!log_sums.data || (log_sums.rows == q.rows && log_sums.cols == h.heads)),
         out, q, k, v, h);
   if (q.rows == 0) return;
   const int64_t group = h.heads / h.kv_heads, offset = k.rows - q.rows;
@@ -181,6 +192,7 @@ void causal_attention(MutMatrix out, ConstMatrix q, ConstMatrix k, ConstMatrix v
       queries.add(k.data + start * k.stride + column, k.stride, v.data + start * v.stride + column, v.stride, start,
                   std::min(kKeyTile, end - start));
     queries.finish(out);
+    if (log_sums.data) queries.finish_log_sums(log_sums);
   };
   const int64_t count = tiles * h.kv_heads;
   if (count == 1) return task(0);

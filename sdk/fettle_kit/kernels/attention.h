@@ -29,5 +29,8 @@ struct CausalHeads {
 /// arena of the caller.
 void causal_attention(MutMatrix out, ConstMatrix q, ConstMatrix k, ConstMatrix v, const CausalHeads& heads,
                       const KernelTable& table = kernels());
+/// The same, and log_sums [T, heads]: ln of the sum of exp(score) of each query, which attention_backward wants.
+void causal_attention(MutMatrix out, MutMatrix log_sums, ConstMatrix q, ConstMatrix k, ConstMatrix v,
+                      const CausalHeads& heads, const KernelTable& table = kernels());
 
 }  // namespace fettle::kit

@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
+#include "fettle_kit/kernels/log.h"
 
 #include <array>
 #include <cmath>
@@ -62,8 +63,8 @@ struct Usable {
   }
 };
 
-/// ln(x) for x > 0 in plain f64 arithmetic: the same on every machine, which no system's log() promises. Relative error
-/// below 1e-13.
+}  // namespace
+
 double log_of(double x) {
   int exponent = 0;
   double m = std::frexp(x, &exponent);
@@ -73,8 +74,6 @@ double log_of(double x) {
   for (int k = 17; k >= 1; k -= 2) series = series * z + 1.0 / k;
   return exponent * 0.69314718055994530942 + 2 * t * series;
 }
-
-}  // namespace
 
 std::span<const KernelTable* const> usable_kernels() {
   static const Usable usable;

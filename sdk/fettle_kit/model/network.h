@@ -55,7 +55,7 @@ struct NetworkOptions {
 ///   for each micro-batch { network.forward(ids, batch); network.head_loss(target); network.backward(); }
 ///   network.finish_gradients();   // the transforms' filters
 ///   optimizer step on parameters()
-///   network.weights_changed();    // unless the optimizer wrote Parameter::used of all without a transform
+///   network.weights_changed();    // or apply_transforms(), if the optimizer wrote the other Parameter::used itself
 ///
 /// Same bits for any number of threads and with or without checkpointing. One thread at a time.
 class Network {
@@ -103,6 +103,7 @@ class Network {
   void finish_gradients();
   /// Call after Parameter::value changed.
   void weights_changed();
+  void apply_transforms();  ///< the part of weights_changed that concerns parameters with a transform
 
   /// Writes a Hugging Face checkpoint of the master values (or, if `transformed`, of what the transforms make of them)
   /// as `dtype`: f32, bf16 or f16. `config` is config.json of the model, in which the dtype is set; other files are
