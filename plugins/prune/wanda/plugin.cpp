@@ -6,11 +6,8 @@
 
 #include "wanda.h"
 
-#include <fmt/format.h>
-
 namespace {
 
-using fettle::Code;
 using fettle::Status;
 using namespace fettle::kit;
 
@@ -22,7 +19,7 @@ class PruneWanda {
 
   static fettle::Description<Params> describe() {
     fettle::Description<Params> d("prune.wanda", "Zero the weights of smallest |weight| x input norm.");
-    d.epoch(1).version("1.0").determinism(FETTLE_ISA).reference("Sun et al. 2023, arXiv:2306.11695, section 3");
+    d.epoch(2).version("1.0").determinism(FETTLE_ISA).reference("Sun et al. 2023, arXiv:2306.11695, section 3");
     return with_calibrated_pruning(d);
   }
 
@@ -34,21 +31,10 @@ class PruneWanda {
   }
 
   static Status run(const Params& p, fettle::Context& context) {
-    std::vector<float> scores;
-    return prune_blocks<ColumnNorms>(
-        p, context, [&](const PruneTarget& target, const ColumnNorms& norms) -> fettle::Result<PrunedMatrix> {
-          const TensorView& t = *target.tensor;
-          scores.resize(static_cast<std::size_t>(t.elements()));
-          info(t.dtype).to_f32(t.bytes.data(), scores.data(), scores.size());
-          const MutMatrix view(scores.data(), t.rows(), t.cols());
-          wanda::score(view, norms.l2());
-          if (!all_numbers(view))
-            return Status(Code::invalid_argument,
-                          fmt::format("tensor '{}' or its calibration inputs hold NaN or infinity; repair the model or "
-                                      "put the tensor into 'ignore'",
-                                      t.name));
-          return zeroed(t, mask_of(view, target.sparsity));
-        });
+    std::vector<float> buffer;
+    return prune_blocks<ColumnNorms>(p, context, [&](const PruneTarget& target, const ColumnNorms& norms) {
+      return prune_by_scores(target, buffer, [&](MutMatrix w) { wanda::score(w, norms.l2()); });
+    });
   }
 };
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/calibrate/prune_blocks.h"
 
+#include "fettle_kit/calibrate/reconstruction.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -34,17 +36,25 @@ Status check_targets(const std::vector<PruneTarget>& targets) {
   return {};
 }
 
+/// "down_proj" of "mlp.down_proj.weight".
+std::string short_name(const BlockLinear& linear) {
+  const std::string_view path = linear.suffix.substr(0, linear.suffix.rfind('.'));
+  return std::string(path.substr(path.rfind('.') + 1));
+}
+
 /// Prunes block after block on demand: what a block's matrices become is decided when the first of them is written.
 class BlockPruner {
  public:
-  BlockPruner(const Decoder& model, BlockWalk walk, const std::vector<PruneTarget>& targets, bool dense_propagation,
+  /// `held`: a second walk, with the sequences kept aside.
+  BlockPruner(const Decoder& model, BlockWalk walk, std::optional<BlockWalk> held, const PruneWalk& plan,
               const BlockPruning& technique, Context& context)
       : model_(model),
         walk_(std::move(walk)),
-        dense_propagation_(dense_propagation),
+        held_(std::move(held)),
+        dense_propagation_(plan.dense_propagation),
         technique_(technique),
         context_(context) {
-    for (const PruneTarget& t : targets) targets_.emplace(t.tensor->name, t);
+    for (const PruneTarget& t : plan.targets) targets_.emplace(t.tensor->name, t);
   }
 
   /// The pruned form of a target of `layer`, valid until a later layer is asked for. Layers are asked for in order.
@@ -52,6 +62,8 @@ class BlockPruner {
     while (walk_.layer() <= layer) FETTLE_TRY(prune_block());
     return &block_.at(name);
   }
+  /// Mean over the matrices so far; nothing without held-out sequences.
+  std::optional<double> mean_error() const { return errors_ > 0 ? std::optional(error_sum_ / errors_) : std::nullopt; }
 
  private:
   Status prune_block() {
@@ -69,13 +81,36 @@ class BlockPruner {
       (changed.*linear.member).weight.data = kept.bytes.data();
     }
     FETTLE_TRY(walk_.advance(dense_propagation_ ? nullptr : &changed));
+    if (held_) FETTLE_TRY(measure(layer, changed));
     context_.progress("blocks", static_cast<std::uint64_t>(walk_.layer()),
                       static_cast<std::uint64_t>(model_.config().layers));
     return {};
   }
 
+  /// How far the outputs of each pruned matrix moved, on tokens that it was not fitted to.
+  Status measure(std::int64_t layer, const BlockWeights& changed) {
+    const BlockWeights& before = model_.block_weights(layer);
+    std::array<ReconstructionError, block_linears.size()> errors;
+    const auto moved = [&](const BlockLinear& linear) { return block_.contains(linear.tensor_name(layer)); };
+    FETTLE_TRY(held_->observe([&](Site site, ConstMatrix x) {
+      for (std::size_t i = 0; i < errors.size(); ++i)
+        if (const BlockLinear& linear = block_linears[i]; linear.site == site && moved(linear))
+          errors[i].add(x, (before.*linear.member).weight, (changed.*linear.member).weight);
+    }));
+    for (std::size_t i = 0; i < errors.size(); ++i) {
+      if (!moved(block_linears[i])) continue;
+      error_sum_ += errors[i].relative(), ++errors_;
+      context_.point(("error." + short_name(block_linears[i])).c_str(), static_cast<double>(layer),
+                     errors[i].relative());
+    }
+    return held_->advance(dense_propagation_ ? nullptr : &changed);
+  }
+
   const Decoder& model_;
   BlockWalk walk_;
+  std::optional<BlockWalk> held_;
+  double error_sum_ = 0;
+  int errors_ = 0;
   bool dense_propagation_;
   const BlockPruning& technique_;
   Context& context_;
@@ -91,16 +126,47 @@ PrunedMatrix zeroed(const TensorView& tensor, Mask mask) {
   return result;
 }
 
-Status prune_blocks(const CalibratedPruneParams& params, Context& context, const BlockPruning& technique) {
-  const std::string folder = context.inputs.at("model").path();
-  FETTLE_ASSIGN(const Checkpoint checkpoint, Checkpoint::open(folder));
-  FETTLE_ASSIGN(const auto targets, choose_matrices(checkpoint, params));
-  FETTLE_TRY(check_targets(targets));
+Result<PrunedMatrix> prune_by_scores(const PruneTarget& target, std::vector<float>& buffer,
+                                     const std::function<void(MutMatrix)>& score) {
+  const TensorView& t = *target.tensor;
+  buffer.resize(static_cast<std::size_t>(t.elements()));
+  info(t.dtype).to_f32(t.bytes.data(), buffer.data(), buffer.size());
+  const MutMatrix view(buffer.data(), t.rows(), t.cols());
+  score(view);
+  if (!all_numbers(view))
+    return Status(Code::invalid_argument,
+                  fmt::format("tensor '{}' or its calibration inputs hold NaN or infinity; repair the model or put the "
+                              "tensor into 'ignore'",
+                              t.name));
+  return zeroed(t, mask_of(view, target.sparsity));
+}
+
+Result<PruneWalk> chosen_walk(const Checkpoint& checkpoint, const CalibratedPruneParams& params) {
+  FETTLE_ASSIGN(auto targets, choose_matrices(checkpoint, params));
+  return PruneWalk{std::move(targets), params.propagation == "dense", params.held_out, sparsity_text(params)};
+}
+
+Status prune_blocks(const Checkpoint& checkpoint, const PruneWalk& plan, Context& context,
+                    const BlockPruning& technique) {
+  const std::string& folder = checkpoint.folder();
+  FETTLE_TRY(check_targets(plan.targets));
   FETTLE_ASSIGN(auto weights, Weights::open(folder));
   FETTLE_ASSIGN(const Decoder model, Decoder::open(std::move(weights)));
   FETTLE_ASSIGN(const TokenSet tokens, TokenSet::open(context.inputs.at("calibration").path()));
-  FETTLE_ASSIGN(BlockWalk walk, BlockWalk::start(model, tokens, [&] { return context.cancelled(); }));
-  BlockPruner pruner(model, std::move(walk), targets, params.propagation == "dense", technique, context);
+  const std::int64_t held_out = plan.held_out.value_or(static_cast<int>(tokens.sequences() / 16));
+  if (held_out >= tokens.sequences())
+    return {Code::invalid_argument,
+            fmt::format("held_out is {}, but there are {} calibration sequences; some must be left to calibrate on",
+                        held_out, tokens.sequences()),
+            "held_out"};
+  const std::int64_t used = tokens.sequences() - held_out;
+  const auto stop = [&] { return context.cancelled(); };
+  FETTLE_ASSIGN(BlockWalk walk, BlockWalk::start(model, tokens.part(0, used), stop));
+  std::optional<BlockWalk> held;
+  if (held_out > 0) {
+    FETTLE_ASSIGN(held, BlockWalk::start(model, tokens.part(used, held_out), stop));
+  }
+  BlockPruner pruner(model, std::move(walk), std::move(held), plan, technique, context);
 
   // Blocks are written in order, because each depends on those before it.
   const auto by_layer = [](const auto& a, const auto& b) { return layer_of(a.name) < layer_of(b.name); };
@@ -108,7 +174,7 @@ Status prune_blocks(const CalibratedPruneParams& params, Context& context, const
   for (const TensorView* t : checkpoint.tensors()) specs.push_back({t->name, t->dtype, t->shape});
   std::stable_sort(specs.begin(), specs.end(), by_layer);
   std::vector<MaskWriter::Shape> shapes;
-  for (const PruneTarget& t : targets) shapes.push_back({t.tensor->name, t.tensor->rows(), t.tensor->cols()});
+  for (const PruneTarget& t : plan.targets) shapes.push_back({t.tensor->name, t.tensor->rows(), t.tensor->cols()});
   std::stable_sort(shapes.begin(), shapes.end(), by_layer);
   FETTLE_ASSIGN(MaskWriter masks, MaskWriter::create(context.output("mask"), shapes));
 
@@ -127,19 +193,19 @@ Status prune_blocks(const CalibratedPruneParams& params, Context& context, const
     return sink(result->bytes);
   };
   CheckpointWriterOptions options;
-  options.metadata["fettle.sparsity"] = sparsity_text(params);
+  options.metadata["fettle.sparsity"] = plan.sparsity;
   FETTLE_TRY(write_checkpoint(context.output("model"), checkpoint.config(), specs, source, folder, options));
   FETTLE_TRY(masks.finish());
   context.metric("sparsity", static_cast<double>(pruned) / static_cast<double>(targeted));
   context.metric("sparsity_of_model", static_cast<double>(pruned) / static_cast<double>(all));
   context.metric("pruned", static_cast<double>(pruned), "weights");
   context.metric("matrices", static_cast<double>(shapes.size()));
-  context.metric("calibration_tokens", static_cast<double>(tokens.ids().size()), "tokens");
+  context.metric("calibration_tokens", static_cast<double>(used * tokens.length()), "tokens");
+  if (const auto error = pruner.mean_error()) context.metric("reconstruction_error", *error);
   return {};
 }
 
-void estimate_calibrated_pruning(const CalibratedPruneParams& params, const Inputs& inputs, Estimate& estimate,
-                                 double statistics_bytes, double flops_a_weight) {
+void estimate_prune_walk(const Inputs& inputs, Estimate& estimate, double statistics_bytes, double flops_a_weight) {
   const Input model = inputs.at("model"), tokens = inputs.at("calibration");
   const double hidden = model.number("hidden"), ffn = model.number("ffn");
   const double layers = std::max(1.0, model.number("layers"));
@@ -147,13 +213,19 @@ void estimate_calibrated_pruning(const CalibratedPruneParams& params, const Inpu
   const double block = std::max(0.0, model.number("parameters") - model.number("vocab") * hidden) / layers;
   const double boundary = rows * hidden * 4;
   const double portion = Decoder::forward_bytes(2048, hidden, ffn, hidden, hidden);
-  const double pruned = block * (2 + 0.125);             // stored bytes and masks of one block
-  const double matrix = hidden * std::max(hidden, ffn);  // of the largest one, as f32, twice
-  estimate.memory(boundary + portion + pruned + 8 * matrix + statistics_bytes + 64e6)
+  const double pruned = block * (2 + 0.125);                // stored bytes and masks of one block
+  const double matrix = hidden * std::max(hidden, ffn);     // of the largest one, as f32, twice
+  const double outputs = 2048 * std::max(hidden, ffn) * 8;  // of a matrix before and after, on held-out tokens
+  estimate.memory(boundary + portion + pruned + 8 * matrix + outputs + statistics_bytes + 64e6)
       .disk(model.number("bytes") * 17 / 16)
       .flops((2 * rows * 2 + flops_a_weight) * block * layers)  // every block runs twice: to be measured, and pruned
-      .like("model", model)
-      .attribute("model", "sparsity", sparsity_text(params));
+      .like("model", model);
+}
+
+void estimate_calibrated_pruning(const CalibratedPruneParams& params, const Inputs& inputs, Estimate& estimate,
+                                 double statistics_bytes, double flops_a_weight) {
+  estimate_prune_walk(inputs, estimate, statistics_bytes, flops_a_weight);
+  estimate.attribute("model", "sparsity", sparsity_text(params));
 }
 
 }  // namespace fettle::kit

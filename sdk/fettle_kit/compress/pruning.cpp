@@ -64,6 +64,41 @@ Result<std::vector<PruneTarget>> choose_matrices(const Checkpoint& model, const 
   return chosen;
 }
 
+Result<std::vector<PruneTarget>> masked_matrices(const Checkpoint& model, const std::map<std::string, Mask>& masks) {
+  std::vector<PruneTarget> targets;
+  for (const TensorView* t : model.tensors()) {
+    const auto mask = masks.find(t->name);
+    if (mask == masks.end()) continue;
+    if (t->shape.size() != 2 || t->rows() != mask->second.rows() || t->cols() != mask->second.cols())
+      return Status(Code::invalid_argument,
+                    fmt::format("the mask of '{}' is [{}, {}], but the model's tensor is [{}]; the mask was made for "
+                                "another model",
+                                t->name, mask->second.rows(), mask->second.cols(), fmt::join(t->shape, ", ")),
+                    "mask");
+    if (!is_float(t->dtype))
+      return Status(Code::invalid_argument,
+                    fmt::format("tensor '{}' is {}; only plain floats can be masked", t->name, info(t->dtype).name),
+                    "model");
+    targets.push_back({t, {}});
+  }
+  for (const auto& [name, mask] : masks)
+    if (!model.find(name))
+      return Status(
+          Code::invalid_argument,
+          fmt::format("the mask has '{}', which the model does not have; the mask was made for another model", name),
+          "mask");
+  return targets;
+}
+
+std::string sparsity_text(const std::map<std::string, Mask>& masks) {
+  double pruned = 0, all = 0;
+  for (const auto& [name, mask] : masks) {
+    pruned += static_cast<double>(mask.count_pruned());
+    all += static_cast<double>(mask.rows() * mask.cols());
+  }
+  return fmt::format("{:.4g}", all > 0 ? pruned / all : 0);
+}
+
 Mask mask_of(ConstMatrix scores, const SparsityTarget& target) {
   return target.pattern ? prune_n_of_m(scores, *target.pattern) : prune_share(scores, target.share, target.group);
 }

@@ -6,6 +6,7 @@
 #include "fettle_kit/compress/mask.h"
 #include "fettle_kit/io/checkpoint.h"
 
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -60,6 +61,12 @@ struct PruneTarget {
 /// The matrices to prune and how much of each, in the order of the checkpoint's tensors. Everything about shapes and
 /// types that could fail later is checked here, before anything is written.
 Result<std::vector<PruneTarget>> choose_matrices(const Checkpoint& model, const PruneParams& params);
+
+/// The matrices of a model that masks were made for, in the order of the checkpoint's tensors. An error names what does
+/// not fit: the masks belong to another model.
+Result<std::vector<PruneTarget>> masked_matrices(const Checkpoint& model, const std::map<std::string, Mask>& masks);
+/// Share of the masked weights that are pruned, as the attribute `sparsity` has it: "0.5".
+std::string sparsity_text(const std::map<std::string, Mask>& masks);
 
 /// The lowest scores of each group go. scores [rows, cols] >= 0, not NaN.
 Mask mask_of(ConstMatrix scores, const SparsityTarget& target);

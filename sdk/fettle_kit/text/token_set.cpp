@@ -79,6 +79,12 @@ Status append_folder(std::string& out, const fs::path& folder, int depth) {
 TokenSet::TokenSet(std::vector<std::int32_t> ids, std::int64_t length, std::string tokenizer_digest, bool bos)
     : ids_(std::move(ids)), length_(length), tokenizer_(std::move(tokenizer_digest)), bos_(bos) {}
 
+TokenSet TokenSet::part(std::int64_t first, std::int64_t count) const {
+  const auto rows =
+      std::span(ids_).subspan(static_cast<std::size_t>(first * length_), static_cast<std::size_t>(count * length_));
+  return {std::vector<std::int32_t>(rows.begin(), rows.end()), length_, tokenizer_, bos_};
+}
+
 Result<TokenSet> TokenSet::open(const std::string& folder) {
   const std::string path = (fs::path(folder) / file_name).string();
   FETTLE_ASSIGN(const SafetensorsReader file, SafetensorsReader::open(path));

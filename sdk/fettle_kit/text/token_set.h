@@ -23,6 +23,8 @@ class TokenSet {
 
   std::int64_t sequences() const { return length_ == 0 ? 0 : static_cast<std::int64_t>(ids_.size()) / length_; }
   std::int64_t length() const { return length_; }
+  /// A copy of `count` sequences from `first` on.
+  TokenSet part(std::int64_t first, std::int64_t count) const;
   std::span<const std::int32_t> sequence(std::int64_t i) const {
     return std::span(ids_).subspan(static_cast<std::size_t>(i * length_), static_cast<std::size_t>(length_));
   }
