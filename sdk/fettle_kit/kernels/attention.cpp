@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/kernels/attention.h"
 
-#include "fettle_kit/kernels/log.h"
+#include "fettle_kit/kernels/logarithm.h"
 #include "fettle_kit/kernels/scratch.h"
 
 #include <tbb/parallel_for.h>
@@ -115,7 +115,7 @@ class QueryTile {
   void finish_log_sums(MutMatrix log_sums) const {
     for (int64_t r = 0; r < rows_; ++r)
       log_sums(first_query_ + r / group_, head_column(r) / h_.head_dim) =
-          static_cast<float>(double{max_[r]} + log_of(double{weight_[r]}));
+          static_cast<float>(double{max_[r]} + natural_log(double{weight_[r]}));
   }
 
  private:

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/kernels/kernels.h"
 
+#include "fettle_kit/kernels/logarithm.h"
+
 #include <cpuid.h>
 #ifdef __linux__
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
-#include "fettle_kit/kernels/log.h"
 
 #include <array>
 #include <cmath>
@@ -65,16 +66,6 @@ struct Usable {
 
 }  // namespace
 
-double log_of(double x) {
-  int exponent = 0;
-  double m = std::frexp(x, &exponent);
-  if (m < 0.70710678118654752) m *= 2, --exponent;
-  const double t = (m - 1) / (m + 1), z = t * t;  // ln m = 2 artanh t, |t| < 0.172
-  double series = 0;
-  for (int k = 17; k >= 1; k -= 2) series = series * z + 1.0 / k;
-  return exponent * 0.69314718055994530942 + 2 * t * series;
-}
-
 std::span<const KernelTable* const> usable_kernels() {
   static const Usable usable;
   return {usable.tables.data(), usable.count};
@@ -125,7 +116,7 @@ float log_sum_exp_row(const float* x, float* scratch, std::size_t n, const Kerne
   const float max = table.max(x, n);
   const float sum = table.exp_sum(scratch, x, max, n);
   if (!(sum > 0)) return sum == 0 ? -HUGE_VALF : sum;
-  return static_cast<float>(max + log_of(sum));
+  return static_cast<float>(max + natural_log(sum));
 }
 
 }  // namespace fettle::kit

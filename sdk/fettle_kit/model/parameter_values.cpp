@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/model/parameter_values.h"
 
-#include "fettle_kit/kernels/log.h"
+#include "fettle_kit/kernels/logarithm.h"
 #include "fettle_kit/tensor/philox.h"
 
 #include <fmt/format.h>
@@ -19,7 +19,7 @@ std::uint64_t fnv1a(std::string_view text) {
   return hash;
 }
 
-/// Element `index` of a stream of normal numbers, by Marsaglia's polar method: arithmetic, square root and log_of, so
+/// Element `index` of a stream of normal numbers, by Marsaglia's polar method: arithmetic, square root and natural_log, so
 /// that it is the same everywhere.
 double normal(std::uint64_t seed, std::uint64_t stream, std::uint64_t index) {
   for (std::uint32_t attempt = 0;; ++attempt) {
@@ -31,7 +31,7 @@ double normal(std::uint64_t seed, std::uint64_t stream, std::uint64_t index) {
       return static_cast<double>((low | std::uint64_t{high} << 32) >> 11) * 0x1p-52 - 1;
     };
     const double u = uniform(words[0], words[1]), v = uniform(words[2], words[3]), s = u * u + v * v;
-    if (s > 0 && s < 1) return u * std::sqrt(-2 * log_of(s) / s);
+    if (s > 0 && s < 1) return u * std::sqrt(-2 * natural_log(s) / s);
   }
 }
 
