@@ -93,6 +93,7 @@ struct HeadLoss {
   Array head_gradient;     ///< [vocab, hidden]; none: the head is frozen
   bool accumulate = true;  ///< head_gradient += instead of =
   Precision precision = Precision::real;
+  std::int64_t chunk = 0;  ///< rows of logits at a time; 0: what suits the machine. Real results do not depend on it
 };
 
 /// One step of AdamW (Loshchilov and Hutter 2019, algorithm 2), with bias correction and epsilon outside the root:
