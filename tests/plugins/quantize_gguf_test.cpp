@@ -251,14 +251,16 @@ TEST(QuantizeGguf, OverridesAndOutputTypeAreObeyed) {
 
 TEST(QuantizeGguf, WritesMetadataInTheQuantizersOrder) {
   const StepResult r =
-      quantize(Sample{}.write()).param("metadata", {{"general.name", "sample"}, {"llama.context_length", "256"}}).run();
+      quantize(Sample{}.write()).param("metadata", {{"general.name", "sample"}, {"llama.context_length", "256"}, {"general.license", "mit"}}).run();
   ASSERT_TRUE(r.ok()) << r.message;
   const auto file = GgufReader::open(file_of(r));
   std::vector<std::string> keys;
   for (const auto& [key, value] : file->metadata()) keys.push_back(key);
   EXPECT_EQ(keys, (std::vector<std::string>{"general.architecture",
                                             "general.type",
+                                            "general.name",
                                             "general.size_label",
+                                            "general.license",
                                             "llama.block_count",
                                             "llama.embedding_length",
                                             "llama.feed_forward_length",
@@ -274,11 +276,8 @@ TEST(QuantizeGguf, WritesMetadataInTheQuantizersOrder) {
                                             "tokenizer.ggml.token_type",
                                             "tokenizer.ggml.merges",
                                             "tokenizer.ggml.bos_token_id",
-                                            "tokenizer.ggml.add_bos_token",
-                                            "tokenizer.ggml.add_eos_token",
                                             "general.quantization_version",
                                             "general.file_type",
-                                            "general.name",
                                             "llama.context_length"}));
   EXPECT_EQ(file->text("general.name"), "sample");
   EXPECT_EQ(file->integer("llama.context_length", 0), 256);

@@ -96,6 +96,31 @@ Status set_metadata(GgufMetadata& metadata, const std::string& key, const std::s
   return {};
 }
 
+/// What a model is called and where it comes from, in the order in which the converter writes it.
+constexpr std::string_view kIdentity[] = {"name",         "author",      "version",      "organization", "finetune",
+                                          "basename",     "description", "quantized_by", "license",      "license.name",
+                                          "license.link", "url",         "doi",          "uuid",         "repo_url"};
+
+/// Puts the identity keys that the user sets where the converter has them: with the name it guesses.
+void set_identity(GgufMetadata& m, const std::vector<std::pair<std::string, std::string>>& wanted) {
+  const auto place_of = [](std::string_view key) {
+    if (key == "general.size_label") return std::size_t{8};  // before the license
+    for (std::size_t i = 0; i < std::size(kIdentity); ++i)
+      if (key.starts_with("general.") && key.substr(8) == kIdentity[i]) return i < 8 ? i : i + 1;
+    return std::size(kIdentity) + 1;
+  };
+  for (const auto& [key, text] : wanted) {
+    const std::size_t place = place_of(key);
+    if (place > std::size(kIdentity)) continue;
+    auto at = std::find_if(m.begin(), m.end(), [](const auto& pair) { return pair.first == "general.name"; });
+    while (place_of(at->first) < place) ++at;
+    if (at->first == key)
+      at->second = text;
+    else
+      m.emplace(at, key, text);
+  }
+}
+
 Result<GgufMetadata> all_metadata(const Checkpoint& model, const Options& options, const Importance* importance,
                                   std::int64_t parameters) {
   const fs::path generation_file = fs::path(model.folder()) / "generation_config.json";
@@ -105,6 +130,7 @@ Result<GgufMetadata> all_metadata(const Checkpoint& model, const Options& option
     FETTLE_ASSIGN(generation, read_json_file(generation_file.string()));
   }
   FETTLE_ASSIGN(GgufMetadata m, gguf_model_metadata(model.config(), generation, parameters));
+  set_identity(m, options.metadata);
   FETTLE_ASSIGN(const GgufMetadata tokenizer, gguf_tokenizer_metadata(model.folder(), model.config(), options.pre));
   const std::pair<std::string, GgufValue> version{"general.quantization_version", std::uint32_t{2}},
       type{"general.file_type", static_cast<std::uint32_t>(options.file->id)};
@@ -120,7 +146,10 @@ Result<GgufMetadata> all_metadata(const Checkpoint& model, const Options& option
     m.push_back(version);
     m.push_back(type);
   }
-  for (const auto& [key, value] : options.metadata) FETTLE_TRY(set_metadata(m, key, value));
+  for (const auto& [key, value] : options.metadata) {
+    const auto known = std::find_if(m.begin(), m.end(), [&](const auto& pair) { return pair.first == key; });
+    if (known == m.end() || known->second != GgufValue(value)) FETTLE_TRY(set_metadata(m, key, value));
+  }
   if (importance)
     for (auto& pair : importance->metadata()) m.push_back(std::move(pair));
   return m;
