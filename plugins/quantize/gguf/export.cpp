@@ -132,20 +132,9 @@ Result<GgufMetadata> all_metadata(const Checkpoint& model, const Options& option
   FETTLE_ASSIGN(GgufMetadata m, gguf_model_metadata(model.config(), generation, parameters));
   set_identity(m, options.metadata);
   FETTLE_ASSIGN(const GgufMetadata tokenizer, gguf_tokenizer_metadata(model.folder(), model.config(), options.pre));
-  const std::pair<std::string, GgufValue> version{"general.quantization_version", std::uint32_t{2}},
-      type{"general.file_type", static_cast<std::uint32_t>(options.file->id)};
-  const bool quantized = info(options.file->type).block_elems > 1;
-  if (!quantized) {  // as the converter writes it; its quantizer moves both behind the tokenizer
-    const auto vocab =
-        std::find_if(m.begin(), m.end(), [](const auto& pair) { return pair.first == "llama.vocab_size"; });
-    m.insert(vocab, type);
-    m.push_back(version);
-  }
   m.insert(m.end(), tokenizer.begin(), tokenizer.end());
-  if (quantized) {
-    m.push_back(version);
-    m.push_back(type);
-  }
+  m.emplace_back("general.quantization_version", std::uint32_t{2});
+  m.emplace_back("general.file_type", static_cast<std::uint32_t>(options.file->id));
   for (const auto& [key, value] : options.metadata) {
     const auto known = std::find_if(m.begin(), m.end(), [&](const auto& pair) { return pair.first == key; });
     if (known == m.end() || known->second != GgufValue(value)) FETTLE_TRY(set_metadata(m, key, value));
