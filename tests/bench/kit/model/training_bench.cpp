@@ -22,9 +22,7 @@ namespace {
 
 constexpr std::int64_t kSequences = 4, kLength = 256, kVocab = 32000;
 
-double wall_now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double wall_now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 double cpu_now() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
 
 struct Clock {
@@ -40,7 +38,9 @@ class Training {
                                   {.precision = precision, .checkpointing = checkpointing, .frozen = false})) {
     std::uint32_t state = 1;
     for (std::int64_t i = 0; i < kSequences * kLength; ++i) {
-      const auto next = [&] { return static_cast<std::int32_t>((state = state * 1664525u + 1013904223u) >> 8) % kVocab; };
+      const auto next = [&] {
+        return static_cast<std::int32_t>((state = state * 1664525u + 1013904223u) >> 8) % kVocab;
+      };
       ids_.push_back(next());
       labels_.push_back(next());
     }
@@ -121,10 +121,11 @@ int run(int threads, int steps) {
       if (const double taken = wall_now() - start.wall; taken < wall) wall = taken, parts = times;
       cpu = std::min(cpu, cpu_now() - start.cpu);
     }
-    fmt::print("{:26} best of {}: {:6.0f} ms, {:6.0f} tokens/s; CPU {:6.3f} s, {:6.0f} tokens/s if all cores were ours; "
-               "forward {:.0f}, head and loss {:.0f}, backward {:.0f}, optimizer {:.0f} ms; loss {:.4f} -> {:.4f}\n",
-               name, steps, wall * 1e3, kTokens / wall, cpu, kTokens * threads / cpu, parts[0] * 1e3, parts[1] * 1e3,
-               parts[2] * 1e3, parts[3] * 1e3, first_loss, training.loss);
+    fmt::print(
+        "{:26} best of {}: {:6.0f} ms, {:6.0f} tokens/s; CPU {:6.3f} s, {:6.0f} tokens/s if all cores were ours; "
+        "forward {:.0f}, head and loss {:.0f}, backward {:.0f}, optimizer {:.0f} ms; loss {:.4f} -> {:.4f}\n",
+        name, steps, wall * 1e3, kTokens / wall, cpu, kTokens * threads / cpu, parts[0] * 1e3, parts[1] * 1e3,
+        parts[2] * 1e3, parts[3] * 1e3, first_loss, training.loss);
   }
   return 0;
 }

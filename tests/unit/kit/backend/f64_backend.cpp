@@ -55,7 +55,8 @@ void each_score(const Array& q, const Array& k, const kit::AttentionShape& shape
           if (h.window > 0 && j + h.window <= i) continue;
           const int64_t query = s * shape.length + i, key = s * shape.length + j, kv = head / (h.heads / h.kv_heads);
           double score = 0, by = h.scale;
-          for (int64_t d = 0; d < h.head_dim; ++d) score += at(q, query, head * h.head_dim + d) * at(k, key, kv * h.head_dim + d);
+          for (int64_t d = 0; d < h.head_dim; ++d)
+            score += at(q, query, head * h.head_dim + d) * at(k, key, kv * h.head_dim + d);
           score *= double{h.scale};
           if (h.softcap > 0) {
             const double t = std::tanh(score / double{h.softcap});
@@ -271,10 +272,10 @@ kit::LossSums F64Backend::head_loss(const kit::HeadLoss& h, const kit::LossTarge
       loss = kit::reference::dense_loss(gradient, student, values(t.rows_from(i, 1)), label, target.spec,
                                         {target.label_scale, target.teacher_scale});
     } else if (taught) {
-      loss = kit::reference::sparse_loss(gradient, student,
-                                         {target.top.ids.subspan(row * k, k),
-                                          target.top.log_probabilities.subspan(row * k, k), target.top.tail},
-                                         label, target.spec, {target.label_scale, target.teacher_scale});
+      loss = kit::reference::sparse_loss(
+          gradient, student,
+          {target.top.ids.subspan(row * k, k), target.top.log_probabilities.subspan(row * k, k), target.top.tail},
+          label, target.spec, {target.label_scale, target.teacher_scale});
     } else if (label >= 0) {
       loss = kit::reference::label_loss(gradient, student, label, target.label_scale);
     }

@@ -2,6 +2,7 @@
 // Every operation of the seam with its gradient: the f64 backend against central differences, the cpu backend against
 // the f64 backend, and its bits for several numbers of threads.
 #include "fettle_kit/backend/backend.h"
+
 #include "kernels/kernel_testing.h"
 #include "unit/kit/backend/f64_backend.h"
 
@@ -351,7 +352,8 @@ TEST_P(LargeBackendOperation, GivesTheSameBitsForAnyNumberOfThreads) {
       for (const Array& d : GetParam().backward(*cpu, in, output_gradient(*cpu, y)))
         results.push_back(downloaded(*cpu, d));
       if (first.empty()) first = results;
-      for (std::size_t i = 0; i < first.size(); ++i) expect_same(results[i], first[i], std::to_string(threads) + " threads");
+      for (std::size_t i = 0; i < first.size(); ++i)
+        expect_same(results[i], first[i], std::to_string(threads) + " threads");
     });
   }
 }
