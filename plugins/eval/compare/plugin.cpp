@@ -5,6 +5,7 @@
 #include "fettle_kit/eval/measured_text.h"
 #include "fettle_kit/eval/metrics_file.h"
 #include "fettle_kit/eval/model_cost.h"
+#include "fettle_kit/model/foreseen.h"
 #include "fettle_kit/model/model_tokenizer.h"
 
 #include <algorithm>
@@ -40,6 +41,9 @@ class EvalCompare {
   }
 
   static Status estimate(const Params& p, const fettle::Inputs& in, fettle::Estimate& e) {
+    FETTLE_TRY(check_family(in, "candidate"));
+    FETTLE_TRY(check_family(in, "reference"));
+    FETTLE_TRY(check_same_vocabulary(in, "candidate", "reference"));
     FETTLE_TRY(check_measured_text(in, {p.length, p.windows}));
     const ModelCost candidate(in.at("candidate")), reference(in.at("reference"));
     const double tokens = estimated_tokens(in, {p.length, p.windows}, reference.context);

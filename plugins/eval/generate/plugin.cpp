@@ -3,6 +3,7 @@
 
 #include "fettle_kit/eval/model_cost.h"
 #include "fettle_kit/io/output_file.h"
+#include "fettle_kit/model/foreseen.h"
 #include "fettle_kit/model/generate.h"
 #include "fettle_kit/model/model_tokenizer.h"
 
@@ -54,6 +55,7 @@ class EvalGenerate {
   }
 
   static Status estimate(const Params& p, const fettle::Inputs& in, fettle::Estimate& e) {
+    FETTLE_TRY(check_family(in, "model"));
     const ModelCost cost(in.at("model"));
     double longest = 0, all = 0;  // tokens, at worst one a byte
     for (const std::string& prompt : p.prompts) {

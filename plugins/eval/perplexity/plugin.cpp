@@ -5,6 +5,7 @@
 #include "fettle_kit/eval/metrics_file.h"
 #include "fettle_kit/eval/model_cost.h"
 #include "fettle_kit/eval/perplexity.h"
+#include "fettle_kit/model/foreseen.h"
 #include "fettle_kit/model/model_tokenizer.h"
 
 #include <algorithm>
@@ -39,6 +40,7 @@ class EvalPerplexity {
   }
 
   static Status estimate(const Params& p, const fettle::Inputs& in, fettle::Estimate& e) {
+    FETTLE_TRY(check_family(in, "model"));
     FETTLE_TRY(check_measured_text(in, {p.length, p.windows}));
     const ModelCost cost(in.at("model"));
     const double tokens = estimated_tokens(in, {p.length, p.windows}, cost.context);

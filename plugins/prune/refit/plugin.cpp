@@ -56,8 +56,7 @@ class PruneRefit {
     const double widest = std::max(hidden, ffn);
     // Four Gram matrices of a block, one of them as f32, five copies of the largest matrix.
     const double statistics = 8 * (3 * hidden * hidden + ffn * ffn) + 4 * widest * widest + 20 * hidden * widest;
-    estimate_prune_walk(in, e, statistics, widest + 2.0 * p.iterations * widest);
-    return {};
+    return estimate_prune_walk(in, e, statistics, widest + 2.0 * p.iterations * widest);
   }
 
   static Status run(const Params& p, fettle::Context& context) {

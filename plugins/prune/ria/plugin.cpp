@@ -28,8 +28,7 @@ class PruneRia {
   static Status validate(const Params& p) { return check_prune_params(p); }
 
   static Status estimate(const Params& p, const fettle::Inputs& in, fettle::Estimate& e) {
-    estimate_calibrated_pruning(p, in, e, 0, 0);  // four vectors of norms, one comparison a weight
-    return {};
+    return estimate_calibrated_pruning(p, in, e, 0, 0);  // four vectors of norms, one comparison a weight
   }
 
   static Status run(const Params& p, fettle::Context& context) {

@@ -53,8 +53,7 @@ class PruneSparseGpt {
     const double widest = std::max(hidden, ffn);
     // Four Gram matrices of a block; one more copy, its factor, and one f32 product of the widest.
     const double statistics = 8 * (3 * hidden * hidden + ffn * ffn) + widest * widest * (8 + 8 + 4);
-    estimate_calibrated_pruning(p, in, e, statistics, 3 * widest);
-    return {};
+    return estimate_calibrated_pruning(p, in, e, statistics, 3 * widest);
   }
 
   static Status run(const Params& p, fettle::Context& context) {

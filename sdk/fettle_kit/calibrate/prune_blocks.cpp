@@ -2,6 +2,7 @@
 #include "fettle_kit/calibrate/prune_blocks.h"
 
 #include "fettle_kit/calibrate/reconstruction.h"
+#include "fettle_kit/model/foreseen.h"
 
 #include <fmt/format.h>
 
@@ -205,7 +206,8 @@ Status prune_blocks(const Checkpoint& checkpoint, const PruneWalk& plan, Context
   return {};
 }
 
-void estimate_prune_walk(const Inputs& inputs, Estimate& estimate, double statistics_bytes, double flops_a_weight) {
+Status estimate_prune_walk(const Inputs& inputs, Estimate& estimate, double statistics_bytes, double flops_a_weight) {
+  FETTLE_TRY(check_family(inputs, "model"));
   const Input model = inputs.at("model"), tokens = inputs.at("calibration");
   const double hidden = model.number("hidden"), ffn = model.number("ffn");
   const double layers = std::max(1.0, model.number("layers"));
@@ -220,12 +222,14 @@ void estimate_prune_walk(const Inputs& inputs, Estimate& estimate, double statis
       .disk(model.number("bytes") * 17 / 16)
       .flops((2 * rows * 2 + flops_a_weight) * block * layers)  // every block runs twice: to be measured, and pruned
       .like("model", model);
+  return {};
 }
 
-void estimate_calibrated_pruning(const CalibratedPruneParams& params, const Inputs& inputs, Estimate& estimate,
-                                 double statistics_bytes, double flops_a_weight) {
-  estimate_prune_walk(inputs, estimate, statistics_bytes, flops_a_weight);
+Status estimate_calibrated_pruning(const CalibratedPruneParams& params, const Inputs& inputs, Estimate& estimate,
+                                   double statistics_bytes, double flops_a_weight) {
+  FETTLE_TRY(estimate_prune_walk(inputs, estimate, statistics_bytes, flops_a_weight));
   estimate.attribute("model", "sparsity", sparsity_text(params));
+  return {};
 }
 
 }  // namespace fettle::kit

@@ -99,10 +99,11 @@ Result<PrunedMatrix> prune_by_scores(const PruneTarget& target, std::vector<floa
                                      const std::function<void(MutMatrix)>& score);
 
 /// Memory, disk and flops of such a step. `statistics_bytes`: of the accumulators of one block. `flops_a_weight`: of
-/// the technique itself, beyond the two passes of the calibration tokens.
-void estimate_prune_walk(const Inputs& inputs, Estimate& estimate, double statistics_bytes, double flops_a_weight);
+/// the technique itself, beyond the two passes of the calibration tokens. Refuses families that the engine does not
+/// run.
+Status estimate_prune_walk(const Inputs& inputs, Estimate& estimate, double statistics_bytes, double flops_a_weight);
 /// The same, and the attribute `sparsity` of the result.
-void estimate_calibrated_pruning(const CalibratedPruneParams& params, const Inputs& inputs, Estimate& estimate,
-                                 double statistics_bytes, double flops_a_weight);
+Status estimate_calibrated_pruning(const CalibratedPruneParams& params, const Inputs& inputs, Estimate& estimate,
+                                   double statistics_bytes, double flops_a_weight);
 
 }  // namespace fettle::kit
