@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/train/train_params.h"
 
+#include "fettle_kit/io/model_attributes.h"
 #include "fettle_kit/tensor/dtype.h"
 
 #include <fmt/format.h>
@@ -23,7 +24,17 @@ NetworkOptions network_options(const TrainParams& params) {
   return options;
 }
 
-DType stored_type(const TrainParams& params) { return find_dtype_by_name(params.dtype)->dtype; }
+DType stored_type(const TrainParams& params) {
+  return params.dtype == "same" ? DType::bf16 : find_dtype_by_name(params.dtype)->dtype;
+}
+
+Result<DType> stored_type(const TrainParams& params, const std::string& folder) {
+  if (params.dtype != "same") return stored_type(params);
+  FETTLE_ASSIGN(const ModelAttributes attributes, model_attributes(folder));
+  for (const auto& [key, value] : attributes)
+    if (key == "weights" && (value == "f32" || value == "f16")) return find_dtype_by_name(value)->dtype;
+  return DType::bf16;
+}
 
 TrainingOptions training_options(const TrainParams& params, const Context& context, std::int64_t sequences,
                                  bool evaluated) {

@@ -65,7 +65,8 @@ Description<Params>& with_train_params(Description<Params>& description) {
              "of the factors of matrix products; sums and the optimizer are f32", one_of({"f32", "bf16"}))
       .param("checkpointing", own(&TrainParams::checkpointing),
              "keep only the inputs of blocks and compute the rest twice: less memory, the same bits")
-      .param("dtype", own(&TrainParams::dtype), "how the model is stored", one_of({"bf16", "f16", "f32"}))
+      .param("dtype", own(&TrainParams::dtype), "how the model is stored; same: as the one that is trained",
+             one_of({"same", "bf16", "f16", "f32"}))
       .param("save_every", own(&TrainParams::save_every),
              "steps between two saved states, beside one every five minutes; 0: by time alone", at_least(0));
 }
@@ -73,7 +74,9 @@ Description<Params>& with_train_params(Description<Params>& description) {
 /// Steps of a training on so many sequences.
 std::int64_t training_steps(const TrainParams& params, std::int64_t sequences);
 NetworkOptions network_options(const TrainParams& params);
-DType stored_type(const TrainParams& params);
+DType stored_type(const TrainParams& params);  ///< bf16 for `same`
+/// `same` is the type of the matrices of the checkpoint in `folder`, bf16 if they are of several types.
+Result<DType> stored_type(const TrainParams& params, const std::string& folder);
 /// For train(), from a step's parameters. `identity` is left to the technique (and covers models and losses);
 /// `evaluated`: there is held-out data.
 TrainingOptions training_options(const TrainParams& params, const Context& context, std::int64_t sequences,
