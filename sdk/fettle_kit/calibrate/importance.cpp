@@ -219,26 +219,23 @@ Status check_same_model(const Importance& importance, const ModelConfig& c, std:
 
 Result<Importance> importance_of(Context& context, const Decoder& model) {
   const Input dense = context.inputs.at("model");
-  Importance importance;
   if (const auto given = context.inputs.find("importance")) {
-    FETTLE_ASSIGN(importance, Importance::open(given->path()));
+    FETTLE_ASSIGN(Importance importance, Importance::open(given->path()));
     FETTLE_TRY(check_same_model(importance, model.config(), dense.digest()));
-  } else {
-    FETTLE_ASSIGN(const TokenSet tokens, TokenSet::open(context.inputs.at("calibration").path()));
-    FETTLE_ASSIGN(importance, measure_importance(
-                                  model, tokens, [&] { return context.cancelled(); },
-                                  [&](std::int64_t done, std::int64_t total) {
-                                    context.progress("importance", static_cast<std::uint64_t>(done),
-                                                     static_cast<std::uint64_t>(total));
-                                  }));
-    importance.model = dense.digest();
+    return importance;
   }
-  const auto tokens = static_cast<std::uint64_t>(importance.sequences * importance.length);
-  if (tokens < few_importance_tokens)
+  FETTLE_ASSIGN(const TokenSet tokens, TokenSet::open(context.inputs.at("calibration").path()));
+  if (const std::uint64_t count = tokens.ids().size(); count < few_importance_tokens)
     context.warn(
         fmt::format("importance comes from {} calibration tokens: below {} the ranking still changes with the "
                     "choice of the text",
-                    grouped(tokens), grouped(few_importance_tokens)));
+                    grouped(count), grouped(few_importance_tokens)));
+  const auto stop = [&] { return context.cancelled(); };
+  const auto progress = [&](std::int64_t done, std::int64_t total) {
+    context.progress("importance", static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(total));
+  };
+  FETTLE_ASSIGN(Importance importance, measure_importance(model, tokens, stop, progress));
+  importance.model = dense.digest();
   return importance;
 }
 
