@@ -103,7 +103,7 @@ class PruneDepth {
 
   static Status run(const Params& p, fettle::Context& context) {
     const std::string folder = context.inputs.at("model").path();
-    FETTLE_ASSIGN(const Checkpoint checkpoint, Checkpoint::open(folder));
+    FETTLE_ASSIGN(const Checkpoint checkpoint, open_dense(context.inputs));
     FETTLE_ASSIGN(const Decoder model, open_model(folder));
     const DecoderShape dense = shape_of(model.config());
     FETTLE_ASSIGN(const std::int64_t count, depth::count_to_remove(p, dense.layers));

@@ -133,7 +133,7 @@ class PruneWidth {
 
   static Status run(const Params& p, fettle::Context& context) {
     const std::string folder = context.inputs.at("model").path();
-    FETTLE_ASSIGN(const Checkpoint checkpoint, Checkpoint::open(folder));
+    FETTLE_ASSIGN(const Checkpoint checkpoint, open_dense(context.inputs));
     FETTLE_ASSIGN(const Decoder model, open_model(folder));
     const ModelConfig& config = model.config();
     const DecoderShape dense = shape_of(config);

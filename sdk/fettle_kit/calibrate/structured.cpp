@@ -27,6 +27,16 @@ double matrix_weights(const DecoderShape& s, double head_dim, double vocab, bool
 
 }  // namespace
 
+Result<Checkpoint> open_dense(const Inputs& inputs) {
+  FETTLE_ASSIGN(Checkpoint checkpoint, Checkpoint::open(inputs.at("model").path()));
+  if (checkpoint.config().contains("quantization_config"))
+    return Status(Code::unsupported,
+                  "the weights are quantized already, and packed codes cannot be cut; prune the original checkpoint, "
+                  "then quantize the result",
+                  "model");
+  return checkpoint;
+}
+
 Result<std::uint64_t> write_sliced(const std::string& folder, const Checkpoint& dense, const KeptParts& kept,
                                    bool norm_gain) {
   const std::string name = dense.folder() + "/config.json";

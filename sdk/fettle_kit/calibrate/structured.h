@@ -25,6 +25,9 @@ Description<Params>& with_structured_pruning(Description<Params>& description) {
       .output("model", "model", "a smaller checkpoint of the same family; same types, kept weights bit for bit");
 }
 
+/// The checkpoint at the port "model"; unsupported for one whose weights are quantized.
+Result<Checkpoint> open_dense(const Inputs& inputs);
+
 /// Writes the checkpoint that keeps these parts, tokenizer and other files carried along. `norm_gain`: see
 /// slice_scaling(). Returns the stored bytes of its tensors.
 Result<std::uint64_t> write_sliced(const std::string& folder, const Checkpoint& dense, const KeptParts& kept,
