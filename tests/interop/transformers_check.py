@@ -76,10 +76,57 @@ def pruned_checkpoints(folder):
     check("transformers sees two of every four weights", bool(((groups != 0).sum(1) <= 2).all()))
 
 
+def narrower_and_shallower(folder):
+    """prune.width and prune.depth on a trained model: the files of the checkpoint come along, the sizes are real."""
+    model = ("model", PROSE)
+    calibration = ("tokens", tokens(folder, PROSE))
+    scores = step(folder, "calibrate.importance", {"model": model, "calibration": calibration}, {}, "importance")
+    importance = ("stats", scores)
+    narrow = step(folder, "prune.width", {"model": model, "importance": importance},
+                  {"ffn_size": 512, "hidden_size": 192, "head_count": 2})
+    theirs = logits_agree("prune.width", narrow)
+    check("transformers sees the cut sizes", (theirs.config.hidden_size, theirs.config.intermediate_size,
+                                              theirs.config.num_attention_heads, theirs.config.head_dim) == (192, 512, 2, 64))
+    text = "The captain looked at the sea."
+    tokenizers = [transformers.AutoTokenizer.from_pretrained(path) for path in (PROSE, narrow)]
+    check("the tokenizer comes along", tokenizers[0](text).input_ids == tokenizers[1](text).input_ids)
+    shallow = step(folder, "prune.depth", {"model": model, "importance": importance}, {"layer_count": 3})
+    theirs = logits_agree("prune.depth", shallow)
+    check("transformers sees the blocks left", len(theirs.model.layers) == 3)
+
+
+def every_family(folder):
+    """Random models that transformers itself writes, cut along every axis: biases, norms of q and k, norms on both
+    sides, scaled embeddings, windows of attention whose rhythm the removed block breaks."""
+    sizes = dict(vocab_size=128, hidden_size=64, intermediate_size=128, num_hidden_layers=4, num_attention_heads=4,
+                 num_key_value_heads=2, head_dim=16, max_position_embeddings=128)
+    families = {
+        "llama": (transformers.LlamaConfig, dict(attention_bias=True, mlp_bias=True)),
+        "mistral": (transformers.MistralConfig, dict(sliding_window=16)),
+        "qwen2": (transformers.Qwen2Config, dict(use_sliding_window=True, sliding_window=16, max_window_layers=2)),
+        "qwen3": (transformers.Qwen3Config, dict(attention_bias=True)),
+        "gemma2": (transformers.Gemma2Config, dict(sliding_window=16)),
+        "gemma3": (transformers.Gemma3TextConfig, dict(sliding_window=16)),
+    }
+    for name, (config, more) in families.items():
+        torch.manual_seed(1)
+        dense = pathlib.Path(tempfile.mkdtemp(dir=folder)) / "model"
+        model = transformers.AutoModelForCausalLM.from_config(config(**sizes, **more))
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+        model.save_pretrained(dense)
+        cut = {"ffn_size": 96, "hidden_size": 48, "kv_head_count": 1, "head_count": 1, "score": "weight"}
+        logits_agree(f"{name} after prune.width", step(folder, "prune.width", {"model": ("model", dense)}, cut))
+        logits_agree(f"{name} after prune.depth",
+                     step(folder, "prune.depth", {"model": ("model", dense)}, {"remove": [1]}))
+
+
 def main():
     with tempfile.TemporaryDirectory(dir=BUILD) as name:
         folder = pathlib.Path(name)
         pruned_checkpoints(folder)
+        narrower_and_shallower(folder)
+        every_family(folder)
     print(f"interop with transformers {transformers.__version__}: {passed} passed, {failed} failed")
     return 1 if failed else 0
 
