@@ -168,6 +168,7 @@ Step& Step::param(const std::string& name, Json value) { return params_[name] = 
 Step& Step::threads(unsigned count) { return threads_ = count, *this; }
 Step& Step::seed(std::uint64_t value) { return seed_ = value, *this; }
 Step& Step::memory_budget(std::uint64_t bytes) { return memory_budget_ = bytes, *this; }
+Step& Step::checkpoint(std::string folder) { return checkpoint_ = std::move(folder), *this; }
 Step& Step::cancel_at_poll(std::uint64_t n) { return cancel_at_ = n, *this; }
 
 StepResult Step::call(const std::function<std::int32_t(fettle_run&, StepResult&, fettle_error&)>& body,
@@ -205,7 +206,7 @@ StepResult Step::call(const std::function<std::int32_t(fettle_run&, StepResult&,
   }
 
   const std::string scratch = planning ? "" : temporary_folder();
-  const std::string checkpoint = planning ? "" : temporary_folder();
+  const std::string checkpoint = planning ? "" : !checkpoint_.empty() ? checkpoint_ : temporary_folder();
   std::vector<fettle_output> outputs;
   if (!planning) {
     for (std::uint32_t i = 0; i < technique_->output_count; ++i) {

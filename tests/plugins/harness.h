@@ -71,6 +71,8 @@ class Step {
   Step& threads(unsigned count);  ///< size of the TBB arena the technique runs in; default 2
   Step& seed(std::uint64_t value);
   Step& memory_budget(std::uint64_t bytes);
+  /// The folder that survives a killed step; by default a new one each run.
+  Step& checkpoint(std::string folder);
   /// cancelled() turns true at its n-th call (1: at once).
   Step& cancel_at_poll(std::uint64_t n);
 
@@ -95,6 +97,7 @@ class Step {
   std::uint64_t seed_ = 0;
   std::uint64_t memory_budget_ = std::uint64_t{4} << 30;
   std::uint64_t cancel_at_ = 0;
+  std::string checkpoint_;
 };
 
 /// A new empty folder, removed when the test program ends.
