@@ -21,6 +21,13 @@ double share_of(std::uint64_t done, std::uint64_t total) {
   return total == 0 ? 0 : std::min(1.0, static_cast<double>(done) / static_cast<double>(total));
 }
 
+/// "train, 512 tokens/s" is the phase "train" with a remark that may change while it lasts.
+std::pair<std::string, std::string> phase_and_remark(const std::string& text) {
+  const std::size_t comma = text.find(", ");
+  if (comma == std::string::npos) return {text, ""};
+  return {text.substr(0, comma), text.substr(comma + 2)};
+}
+
 void write_stderr(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stderr); }
 
 }  // namespace
@@ -47,7 +54,8 @@ std::string RunDisplay::live_line(std::size_t step, const Running& running) cons
   const std::size_t name_width = std::min<std::size_t>(32, width / 3);
   std::string line = shortened(name(step), name_width);
   line += std::string(name_width + 1 - display_width(line), ' ');
-  std::string progress = printable(running.phase);
+  const auto [phase, remark] = phase_and_remark(running.phase);
+  std::string progress = printable(phase);
   if (running.total > 0) {
     const double share = share_of(running.done, running.total);
     if (width >= 70) {
@@ -61,6 +69,7 @@ std::string RunDisplay::live_line(std::size_t step, const Running& running) cons
     if (share > 0.02 && in_phase > 1)
       progress += fmt::format("  {} left", show_seconds(in_phase * (1 - share) / share));
   }
+  if (!remark.empty()) progress += "  " + printable(remark);
   return shortened(fmt::format("{}{:>9}  {}", line, show_seconds(seconds), progress), width);
 }
 
@@ -103,15 +112,18 @@ void RunDisplay::show(const RunEvent& event) {
     case RunEvent::Kind::progress: {
       Running& running = running_[event.step];
       const auto now = Clock::now();
-      if (running.phase != event.phase) running.phase = event.phase, running.phase_started = now;
+      if (phase_and_remark(running.phase).first != phase_and_remark(event.phase).first) running.phase_started = now;
+      running.phase = event.phase;
       running.done = event.done, running.total = event.total;
       if (interactive) {
         if (now - last_redraw_ >= between_redraws) redraw();
       } else if (!quiet_ && now - running.last_line >= between_progress_lines) {
         running.last_line = now;
-        say(stamped(running.total == 0 ? printable(running.phase)
-                                       : fmt::format("{} {:.0f} %", printable(running.phase),
-                                                     share_of(running.done, running.total) * 100)));
+        const auto [phase, remark] = phase_and_remark(running.phase);
+        std::string text = printable(phase);
+        if (running.total > 0) text += fmt::format(" {:.0f} %", share_of(running.done, running.total) * 100);
+        if (!remark.empty()) text += ", " + printable(remark);
+        say(stamped(text));
       }
       break;
     }

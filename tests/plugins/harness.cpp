@@ -4,6 +4,7 @@
 #include "fettle/plugin.h"
 
 #include <dlfcn.h>
+#include <tbb/global_control.h>
 #include <tbb/task_arena.h>
 #include <unistd.h>
 
@@ -237,6 +238,8 @@ StepResult Step::call(const std::function<std::int32_t(fettle_run&, StepResult&,
   run.checkpoint = planning ? nullptr : checkpoint.c_str();
 
   fettle_error error{};
+  // More threads than cores, if the test wants so: what must not depend on them is then put to the test.
+  const tbb::global_control allowed(tbb::global_control::max_allowed_parallelism, std::max(threads_, 2U));
   tbb::task_arena arena(static_cast<int>(threads_));
   result.code = arena.execute([&] { return body(run, result, error); });
   result.where = error.where;

@@ -66,7 +66,7 @@ TrainingTask training_of(Network& network, std::span<const TrainedTensor> tensor
   task.finish_gradients = [&network] { network.finish_gradients(); };
   const auto transformed = [](const Parameter& p) { return p.transform != nullptr; };
   if (std::ranges::any_of(network.parameters(), transformed))
-    task.values_changed = [&network] { network.weights_changed(); };
+    task.values_changed = [&network] { network.apply_transforms(); };
   return task;
 }
 

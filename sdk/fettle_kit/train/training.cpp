@@ -75,7 +75,8 @@ class Training {
 
   Result<Trained> run() {
     if (!resume()) begin();
-    last_save_ = Clock::now();
+    last_save_ = started_ = Clock::now();
+    started_at_ = memory_.step;
     for (;;) {
       Status status;
       if (evaluation_due()) status = evaluate();
@@ -143,7 +144,8 @@ class Training {
   std::string identity_;
   Memory memory_;
   std::int64_t saved_step_ = -1, saved_best_ = -1;  ///< of the state in the folder
-  Clock::time_point last_save_, last_report_ = Clock::now();
+  Clock::time_point last_save_, started_;
+  std::int64_t started_at_ = 0;  ///< steps that an earlier run did
   std::vector<std::int32_t> ids_;
   std::vector<std::int64_t> samples_;
 };
@@ -308,10 +310,13 @@ Status Training::step() {
 }
 
 void Training::report_progress() {
-  const auto tokens = static_cast<std::uint64_t>(options_.batch * task_.data->length());
+  const auto a_step = static_cast<std::uint64_t>(options_.batch * task_.data->length());
+  const double seconds = std::chrono::duration<double>(Clock::now() - started_).count();
+  const double speed = static_cast<double>(a_step) * static_cast<double>(memory_.step - started_at_) / seconds;
   if (watch_.progress)
-    watch_.progress("train", static_cast<std::uint64_t>(memory_.step) * tokens,
-                    static_cast<std::uint64_t>(options_.steps) * tokens);
+    watch_.progress(fmt::format("train, {} tokens/s", grouped(static_cast<std::uint64_t>(speed))).c_str(),
+                    static_cast<std::uint64_t>(memory_.step) * a_step,
+                    static_cast<std::uint64_t>(options_.steps) * a_step);
 }
 
 Status Training::evaluate() {

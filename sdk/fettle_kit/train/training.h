@@ -81,7 +81,8 @@ struct TrainingTask {
 /// What a training reports and obeys. All may be empty. [called from the training thread]
 struct TrainingWatch {
   std::function<bool()> stop;
-  std::function<void(const char* phase, std::uint64_t done, std::uint64_t total)> progress;  ///< tokens
+  std::function<void(const char* phase, std::uint64_t done, std::uint64_t total)>
+      progress;  ///< tokens; the phase has their rate after a comma
   /// Series: loss, lr, gradient_norm after each step; held_out_loss at each evaluation; x is the number of steps done.
   std::function<void(const char* series, double x, double y)> point;
   std::function<void(const std::string&)> warn, info;

@@ -2,7 +2,6 @@
 #include "fettle_kit/train/training.h"
 
 #include "unit/kit/io/scratch_folder.h"
-#include "unit/kit/train/toy_backend.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -24,6 +23,13 @@ namespace fs = std::filesystem;
 
 using Numbers = std::vector<float>;
 using Points = std::vector<std::pair<double, double>>;
+
+/// The numbers of an array where they lie: on the cpu backend in our own memory.
+float* data_of(Backend& backend, const Array& x) {
+  float* data = nullptr;
+  backend.host_view(x, Access::read_write, [&](MutMatrix view) { data = view.data; });
+  return data;
+}
 
 /// Two tensors are drawn to where the data says: sequence s wants both at its first id, loss (w - id)^2 / 2 summed over
 /// all numbers. A sequence is 3 ids long, so 2 of its positions count.
@@ -70,7 +76,8 @@ class Toy {
     stop_at_poll = 0;
   }
 
-  ToyBackend backend;
+  std::unique_ptr<Backend> processor = make_cpu_backend();
+  Backend& backend = *processor;
   std::vector<TrainedTensor> tensors;
   TrainingTask task;
   TrainingOptions options;
@@ -95,9 +102,9 @@ class Toy {
       for (TrainedTensor& t : tensors)
         for (std::int64_t i = 0; i < 2; ++i) {
           const float off =
-              ToyBackend::data(t.value)[i] - static_cast<float>(batch.ids[static_cast<std::size_t>(s * batch.length)]);
+              data_of(backend, t.value)[i] - static_cast<float>(batch.ids[static_cast<std::size_t>(s * batch.length)]);
           sum += 0.5 * off * off;
-          ToyBackend::data(t.gradient)[i] += off / static_cast<float>(batch.denominator);
+          data_of(backend, t.gradient)[i] += off / static_cast<float>(batch.denominator);
         }
     return sum / static_cast<double>(batch.denominator);
   }
@@ -400,7 +407,7 @@ TEST(Training, NamesTheFirstGradientThatIsNoNumber) {
   const auto loss = toy.task.loss;
   toy.task.loss = [&](const MicroBatch& batch) -> Result<double> {
     auto value = loss(batch);
-    if (batch.step == 0) ToyBackend::data(toy.tensors[1].gradient)[1] = INFINITY;
+    if (batch.step == 0) data_of(toy.backend, toy.tensors[1].gradient)[1] = INFINITY;
     return value;
   };
   EXPECT_EQ(toy.train().error().message(),
