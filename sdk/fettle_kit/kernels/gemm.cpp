@@ -47,8 +47,8 @@ struct Tiling {
   int64_t row_tiles, col_tiles;
 
   Tiling(int64_t m, int64_t n, int64_t depth, const KernelTable& t) {
-    constexpr int64_t kMaxRows = 252;  // of packed x: 0.5 MiB, a quarter of the second-level cache
-    constexpr int64_t kMaxCols = 1024;
+    constexpr int64_t kMaxRows = 518;  // of packed x: 1 MiB, half of the second-level cache
+    constexpr int64_t kMaxCols = 4096;
     constexpr double kTaskFlops = 4e6;  // some 20 microseconds: far above what a task costs
     const int64_t threads = tbb::this_task_arena::max_concurrency();
     const double flops = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(depth);
