@@ -80,8 +80,9 @@ void decode(benchmark::State& state, DType dtype, int threads) {
   std::vector<std::byte> weights(bytes * copies);
   const auto values = numbers(k);
   const auto row_bytes = bytes_of(dtype, static_cast<std::uint64_t>(k));
-  for (std::size_t at = 0; at < weights.size(); at += row_bytes)
-    info(dtype).from_f32(values.data(), weights.data() + at, static_cast<std::size_t>(k));
+  info(dtype).from_f32(values.data(), weights.data(), static_cast<std::size_t>(k));
+  for (std::size_t at = row_bytes; at < weights.size(); at += row_bytes)
+    std::copy_n(weights.begin(), row_bytes, weights.begin() + static_cast<std::ptrdiff_t>(at));
   const auto x = numbers(m * k);
   std::vector<float> y(static_cast<std::size_t>(m * n));
   tbb::task_arena arena(threads);
@@ -107,6 +108,8 @@ void decode_shapes(benchmark::internal::Benchmark* b) {
 BENCHMARK_CAPTURE(decode, bf16_1_thread, DType::bf16, 1)->Apply(decode_shapes);
 BENCHMARK_CAPTURE(decode, f32_1_thread, DType::f32, 1)->Apply(decode_shapes);
 BENCHMARK_CAPTURE(decode, f16_1_thread, DType::f16, 1)->Apply(decode_shapes);
+BENCHMARK_CAPTURE(decode, q8_0_1_thread, DType::q8_0, 1)->Apply(decode_shapes);
+BENCHMARK_CAPTURE(decode, q4_k_1_thread, DType::q4_k, 1)->Apply(decode_shapes);
 BENCHMARK_CAPTURE(decode, bf16_2_threads, DType::bf16, 2)->Apply(decode_shapes);
 
 }  // namespace
