@@ -182,7 +182,7 @@ TEST(MatrixProduct, OfStoredBlocksIsThatOfTheirValues) {
   Random random(8);
   const DTypeInfo& type = info(DType::q8_0);
   if (type.to_f32 == nullptr || type.from_f32 == nullptr) GTEST_SKIP() << "the table cannot convert q8_0";
-  for (const std::int64_t m : {2, 20}) {
+  for (const std::int64_t m : {1, 2, 8, 20, 33}) {
     const std::int64_t k = 576, n = 50;
     const Owned x(m, k, k, random), w(n, k, k, random);
     std::vector<std::byte> stored(bytes_of(type.dtype, static_cast<std::uint64_t>(n * k)));
@@ -190,9 +190,11 @@ TEST(MatrixProduct, OfStoredBlocksIsThatOfTheirValues) {
     std::vector<float> values(w.data.size());
     type.to_f32(stored.data(), values.data(), values.size());
     Owned expected(m, n, n, random), got(m, n, n, random);
-    matmul_nt(expected, x, ConstMatrix(values.data(), n, k));
-    matmul_nt(got, x, StoredMatrix{stored.data(), type.dtype, n, k});
-    expect_same(got.data, expected.data, "q8_0");
+    matmul_nt(expected, x, ConstMatrix(values.data(), n, k), false, scalar_kernels);
+    for (const KernelTable* table : usable_kernels()) {
+      matmul_nt(got, x, StoredMatrix{stored.data(), type.dtype, n, k}, false, *table);
+      expect_same(got.data, expected.data, std::string("q8_0 ") + table->name + " m " + std::to_string(m));
+    }
   }
 }
 

@@ -67,6 +67,21 @@ TEST(RowKernels, OfAllInstructionSetsGiveTheBitsOfTheScalarOnes) {
     same_row("gelu_tanh", [&](const KernelTable& k, float* y) { k.gelu_tanh(y, pa, n); });
     same_row("silu_mul", [&](const KernelTable& k, float* y) { k.silu_mul(y, pa, pb, n); });
     same_row("gelu_mul", [&](const KernelTable& k, float* y) { k.gelu_mul(y, pa, pb, n); });
+    same_row("scale_mul_add", [&](const KernelTable& k, float* y) { k.scale_mul_add(y, 1.7f, pa, pb, n); });
+    for (const auto gradient : {&KernelTable::silu_mul_gradient, &KernelTable::gelu_mul_gradient}) {
+      Row other = c;
+      same_row("dgate", [&](const KernelTable& k, float* y) { (k.*gradient)(y, other.data(), pb, pa, pc, n); });
+      same_row("dup", [&](const KernelTable& k, float* y) { (k.*gradient)(other.data(), y, pb, pa, pc, n); });
+    }
+    const AdamwFactors factors{0.7f, 0.9f, 0.1f, 0.95f, 0.05f, 0.999f, 1e-3f, 1.5f, 1e-8f};
+    Row squares = a;
+    for (float& x : squares) x = x * x;
+    for (const int which : {0, 1, 2})
+      same_row("adamw", [&](const KernelTable& k, float* y) {
+        Row state[3] = {a, b, squares};
+        k.adamw(state[0].data() + 1, state[1].data() + 1, state[2].data() + 1, pc, factors, n);
+        std::copy(state[which].begin(), state[which].end(), y);
+      });
     same_row("exp_sum", [&](const KernelTable& k, float* y) { k.exp_sum(y, pa, 1.5f, n); });
     same_row("rotate", [&](const KernelTable& k, float* y) { k.rotate(y, pa, pc, n / 2); });
     Row unused(n + 1);

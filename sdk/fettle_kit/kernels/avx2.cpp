@@ -50,6 +50,7 @@ inline V abs(V a) {
   const __m256 bit = _mm256_set1_ps(-0.0f);
   return {_mm256_andnot_ps(bit, a.low), _mm256_andnot_ps(bit, a.high)};
 }
+inline V square_root(V a) { return {_mm256_sqrt_ps(a.low), _mm256_sqrt_ps(a.high)}; }
 inline V negative(V a) {
   const __m256 bit = _mm256_set1_ps(-0.0f);
   return {_mm256_xor_ps(a.low, bit), _mm256_xor_ps(a.high, bit)};
@@ -320,15 +321,42 @@ struct Sums {
 inline __m256 even_half(__m256 pair) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(pair), 16)); }
 inline __m256 odd_half(__m256 pair) { return _mm256_and_ps(pair, _mm256_castsi256_ps(_mm256_set1_epi32(-65536))); }
 
-/// 8 rows of weights, 32 bytes of each at a time, as they are stored.
+// Rows of weights as they are stored: load() takes 8 words of 32 bits from element k on, one() element k.
 struct F32Rows {
   using Element = float;
   static constexpr ptrdiff_t per_word = 1;
+  static __m256 load(const float* row, ptrdiff_t k) { return _mm256_loadu_ps(row + k); }
+  static float one(const float* row, ptrdiff_t k) { return row[k]; }
+};
+struct F16Rows {
+  using Element = std::uint16_t;
+  static constexpr ptrdiff_t per_word = 1;
+  static __m256 load(const std::uint16_t* row, ptrdiff_t k) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row + k)));
+  }
+  static float one(const std::uint16_t* row, ptrdiff_t k) { return _cvtsh_ss(row[k]); }
+};
+struct Q8Rows {
+  using Element = std::uint8_t;
+  static constexpr ptrdiff_t per_word = 1;
+  static __m256 load(const std::uint8_t* row, ptrdiff_t k) {
+    const std::uint8_t* block = row + k / 32 * 34;
+    const __m128i codes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(block + 2 + k % 32));
+    const __m256 scale = _mm256_cvtph_ps(_mm_broadcastw_epi16(_mm_loadu_si16(block)));
+    return _mm256_mul_ps(scale, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes)));
+  }
+  static float one(const std::uint8_t*, ptrdiff_t) { return 0; }  // there are only whole blocks
 };
 /// Two neighbours in one 32-bit word are transposed as one.
 struct Bf16Rows {
   using Element = std::uint16_t;
   static constexpr ptrdiff_t per_word = 2;
+  static __m256 load(const std::uint16_t* row, ptrdiff_t k) {
+    return _mm256_loadu_ps(reinterpret_cast<const float*>(row + k));
+  }
+  static float one(const std::uint16_t* row, ptrdiff_t k) {
+    return __builtin_bit_cast(float, static_cast<std::uint32_t>(row[k]) << 16);
+  }
 };
 
 template <class Rows, int R>
@@ -342,9 +370,7 @@ void thin_rows(float* y, ptrdiff_t y_stride, const float* x, const typename Rows
     sums.load(y, y_stride, mask, accumulate);
     ptrdiff_t k = 0;
     for (; k + 8 * per_word <= depth; k += 8 * per_word) {
-      const auto row = [=](ptrdiff_t i) {
-        return _mm256_loadu_ps(reinterpret_cast<const float*>(w + (i < rows ? i : rows - 1) * w_stride + k));
-      };
+      const auto row = [=](ptrdiff_t i) { return Rows::load(w + (i < rows ? i : rows - 1) * w_stride, k); };
       const Block t = transposed({row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)});
       const float* at = x + k * R;
 #define FETTLE_STEP(c)                                 \
@@ -360,12 +386,7 @@ void thin_rows(float* y, ptrdiff_t y_stride, const float* x, const typename Rows
     for (; k < depth; ++k) {
       alignas(32) float column[8];
       for (ptrdiff_t i = 0; i < 8; ++i) {
-        const auto element = w[(i < rows ? i : rows - 1) * w_stride + k];
-        if constexpr (per_word == 1) {
-          column[i] = element;
-        } else {
-          column[i] = __builtin_bit_cast(float, static_cast<std::uint32_t>(element) << 16);
-        }
+        column[i] = Rows::one(w + (i < rows ? i : rows - 1) * w_stride, k);
       }
       sums.step(x + k * R, _mm256_load_ps(column));
     }
@@ -398,6 +419,8 @@ const KernelTable avx2_kernels = {
     .add = add,
     .mul = mul,
     .scale_mul = scale_mul,
+    .scale_mul_add = scale_mul_add,
+    .adamw = adamw,
     .exp = each<Exp>,
     .tanh = each<Tanh>,
     .sigmoid = each<Sigmoid>,
@@ -405,6 +428,8 @@ const KernelTable avx2_kernels = {
     .gelu_tanh = each<GeluTanh>,
     .silu_mul = each_mul<Silu>,
     .gelu_mul = each_mul<GeluTanh>,
+    .silu_mul_gradient = mul_gradient<SiluSlope>,
+    .gelu_mul_gradient = mul_gradient<GeluSlope>,
     .exp_sum = exp_sum,
     .rotate = rotate,
     .bf16_to_f32 = widen_row<widen_bf16>,
@@ -417,6 +442,8 @@ const KernelTable avx2_kernels = {
     .transpose = transpose,
     .thin_f32 = thin<F32Rows>,
     .thin_bf16 = thin<Bf16Rows>,
+    .thin_f16 = thin<F16Rows>,
+    .thin_q8_0 = thin<Q8Rows>,
     .bf16 = &avx2_bf16,
 };
 

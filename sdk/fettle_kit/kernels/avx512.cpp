@@ -36,6 +36,7 @@ inline V fma(V a, V b, V c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline V larger(V a, V b) { return {_mm512_max_ps(a.v, b.v)}; }   // b if either is NaN
 inline V smaller(V a, V b) { return {_mm512_min_ps(a.v, b.v)}; }  // b if either is NaN
 inline V abs(V a) { return {_mm512_abs_ps(a.v)}; }
+inline V square_root(V a) { return {_mm512_sqrt_ps(a.v)}; }
 inline V negative(V a) { return {_mm512_xor_ps(a.v, _mm512_set1_ps(-0.0f))}; }
 inline V copy_sign(V a, V sign) {
   const __m512 bit = _mm512_set1_ps(-0.0f);
@@ -155,7 +156,8 @@ void transpose(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_stride,
       FETTLE_STORE(3)
       FETTLE_STORE(4)
       FETTLE_STORE(5)
-      FETTLE_STORE(6) FETTLE_STORE(7) FETTLE_STORE(8) FETTLE_STORE(9) FETTLE_STORE(10) FETTLE_STORE(11) FETTLE_STORE(12)
+      FETTLE_STORE(6)
+      FETTLE_STORE(7) FETTLE_STORE(8) FETTLE_STORE(9) FETTLE_STORE(10) FETTLE_STORE(11) FETTLE_STORE(12)
           FETTLE_STORE(13) FETTLE_STORE(14) FETTLE_STORE(15)
 #undef FETTLE_STORE
     }
@@ -273,29 +275,43 @@ struct Sums {
 };
 #undef FETTLE_THIN_ROWS
 
-/// 16 rows of weights, 64 bytes of each at a time, as they are stored.
-struct F32Rows {
-  using Element = float;
+/// 16 rows of weights as they are stored, `depth` of each at a time. load() takes 16 words of 32 bits of each row from
+/// element k on, of which `left` elements exist.
+template <class Number>
+struct WidenedRows {
+  using Element = Number;
   static constexpr ptrdiff_t depth = 16;
-  static Block load(const float* w, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t left) {
-    return load_block(w, stride, rows, first(left));
-  }
   template <class S>
   static void step(S& sums, const float* x, __m512 w, ptrdiff_t k) {
     sums.step(x + k * S::rows, w);
+  }
+};
+struct F32Rows : WidenedRows<float> {
+  static __m512 load(const float* row, ptrdiff_t k, ptrdiff_t left) {
+    return _mm512_maskz_loadu_ps(first(left), row + k);
+  }
+};
+struct F16Rows : WidenedRows<std::uint16_t> {
+  static __m512 load(const std::uint16_t* row, ptrdiff_t k, ptrdiff_t left) {
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(left), row + k));
+  }
+};
+/// Half a block.
+struct Q8Rows : WidenedRows<std::uint8_t> {
+  static __m512 load(const std::uint8_t* row, ptrdiff_t k, ptrdiff_t) {
+    const std::uint8_t* block = row + k / 32 * 34;
+    const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block + 2 + k % 32));
+    const __m512 scale = _mm512_cvtph_ps(_mm256_broadcastw_epi16(_mm_loadu_si16(block)));
+    return _mm512_mul_ps(scale, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)));
   }
 };
 /// Two neighbours in one 32-bit word are transposed as one.
 struct Bf16Rows {
   using Element = std::uint16_t;
   static constexpr ptrdiff_t depth = 32;
-  static Block load(const std::uint16_t* w, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t left) {
+  static __m512 load(const std::uint16_t* row, ptrdiff_t k, ptrdiff_t left) {
     const auto mask = static_cast<__mmask32>(left >= 32 ? 0xffffffffu : (1u << left) - 1);
-    const auto row = [=](ptrdiff_t i) {
-      return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(mask, w + (i < rows ? i : rows - 1) * stride));
-    };
-    return {row(0), row(1), row(2),  row(3),  row(4),  row(5),  row(6),  row(7),
-            row(8), row(9), row(10), row(11), row(12), row(13), row(14), row(15)};
+    return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(mask, row + k));
   }
   template <class S>
   static void step(S& sums, const float* x, __m512 w, ptrdiff_t k) {
@@ -304,6 +320,14 @@ struct Bf16Rows {
     sums.step(x + (2 * k + 1) * S::rows, _mm512_castsi512_ps(_mm512_and_si512(pair, _mm512_set1_epi32(-65536))));
   }
 };
+
+/// The block of 16 rows; rows beyond the last repeat it.
+template <class Rows>
+inline Block load_rows(const typename Rows::Element* w, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t k, ptrdiff_t left) {
+  const auto row = [=](ptrdiff_t i) { return Rows::load(w + (i < rows ? i : rows - 1) * stride, k, left); };
+  return {row(0), row(1), row(2),  row(3),  row(4),  row(5),  row(6),  row(7),
+          row(8), row(9), row(10), row(11), row(12), row(13), row(14), row(15)};
+}
 
 template <class Rows, int R>
 void thin_rows(float* y, ptrdiff_t y_stride, const float* x, const typename Rows::Element* w, ptrdiff_t w_stride,
@@ -315,7 +339,7 @@ void thin_rows(float* y, ptrdiff_t y_stride, const float* x, const typename Rows
     sums.load(y, y_stride, mask, accumulate);
     ptrdiff_t k = 0;
     for (; k + Rows::depth <= depth; k += Rows::depth) {
-      const Block t = transposed(Rows::load(w + k, w_stride, rows, Rows::depth));
+      const Block t = transposed(load_rows<Rows>(w, w_stride, rows, k, Rows::depth));
       const float* at = x + k * R;
 #define FETTLE_STEP(c) Rows::step(sums, at, t.r##c, c);
       FETTLE_STEP(0)
@@ -324,13 +348,14 @@ void thin_rows(float* y, ptrdiff_t y_stride, const float* x, const typename Rows
       FETTLE_STEP(3)
       FETTLE_STEP(4)
       FETTLE_STEP(5)
-      FETTLE_STEP(6) FETTLE_STEP(7) FETTLE_STEP(8) FETTLE_STEP(9) FETTLE_STEP(10) FETTLE_STEP(11) FETTLE_STEP(12)
-          FETTLE_STEP(13) FETTLE_STEP(14) FETTLE_STEP(15)
+      FETTLE_STEP(6)
+      FETTLE_STEP(7) FETTLE_STEP(8) FETTLE_STEP(9) FETTLE_STEP(10) FETTLE_STEP(11) FETTLE_STEP(12) FETTLE_STEP(13)
+          FETTLE_STEP(14) FETTLE_STEP(15)
 #undef FETTLE_STEP
     }
     if (k < depth) {  // what is left of the depth goes through memory
       alignas(64) float words[16][16];
-      const Block t = transposed(Rows::load(w + k, w_stride, rows, depth - k));
+      const Block t = transposed(load_rows<Rows>(w, w_stride, rows, k, depth - k));
 #define FETTLE_STORE(c) _mm512_store_ps(words[c], t.r##c);
       FETTLE_STORE(0)
       FETTLE_STORE(1)
@@ -338,7 +363,8 @@ void thin_rows(float* y, ptrdiff_t y_stride, const float* x, const typename Rows
       FETTLE_STORE(3)
       FETTLE_STORE(4)
       FETTLE_STORE(5)
-      FETTLE_STORE(6) FETTLE_STORE(7) FETTLE_STORE(8) FETTLE_STORE(9) FETTLE_STORE(10) FETTLE_STORE(11) FETTLE_STORE(12)
+      FETTLE_STORE(6)
+      FETTLE_STORE(7) FETTLE_STORE(8) FETTLE_STORE(9) FETTLE_STORE(10) FETTLE_STORE(11) FETTLE_STORE(12)
           FETTLE_STORE(13) FETTLE_STORE(14) FETTLE_STORE(15)
 #undef FETTLE_STORE
               constexpr ptrdiff_t per_word = Rows::depth / 16;
@@ -380,6 +406,8 @@ const KernelTable avx512_kernels = {
     .add = add,
     .mul = mul,
     .scale_mul = scale_mul,
+    .scale_mul_add = scale_mul_add,
+    .adamw = adamw,
     .exp = each<Exp>,
     .tanh = each<Tanh>,
     .sigmoid = each<Sigmoid>,
@@ -387,6 +415,8 @@ const KernelTable avx512_kernels = {
     .gelu_tanh = each<GeluTanh>,
     .silu_mul = each_mul<Silu>,
     .gelu_mul = each_mul<GeluTanh>,
+    .silu_mul_gradient = mul_gradient<SiluSlope>,
+    .gelu_mul_gradient = mul_gradient<GeluSlope>,
     .exp_sum = exp_sum,
     .rotate = rotate,
     .bf16_to_f32 = widen_row<widen_bf16>,
@@ -399,6 +429,8 @@ const KernelTable avx512_kernels = {
     .transpose = transpose,
     .thin_f32 = thin<F32Rows>,
     .thin_bf16 = thin<Bf16Rows>,
+    .thin_f16 = thin<F16Rows>,
+    .thin_q8_0 = thin<Q8Rows>,
     .bf16 = &avx512_bf16,
 };
 

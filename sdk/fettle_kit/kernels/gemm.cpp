@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <utility>
 
 namespace fettle::kit {
 namespace {
@@ -32,6 +33,8 @@ void check(bool fits, const char* what, ConstMatrix y, int64_t m, int64_t n, int
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
+/// The size of parts about equal, none larger than `most`.
+int64_t even_part(int64_t size, int64_t most) { return divide_up(size, divide_up(size, most)); }
 
 /// Runs body(i) for i < count on the caller's arena. Isolated: a thread that waits here takes no other work of the
 /// caller, which might need what this one holds.
@@ -91,6 +94,7 @@ void blocked_product(MutMatrix y, int64_t depth, bool accumulate, const KernelTa
     const int64_t j0 = task / tiling.row_tiles * tiling.cols, j1 = std::min(y.cols, j0 + tiling.cols);
     float* const packed_x = scratch(Scratch::x, static_cast<std::size_t>(tiling.rows * kPackedStride));
     float* const packed_w = scratch(Scratch::w, static_cast<std::size_t>(t.tile_cols * kBlockDepth));
+    const int64_t rows = even_part(i1 - i0, t.tile_rows);
     int64_t k = 0;
     do {
       const int64_t block = std::min<int64_t>(kBlockDepth, depth - k);
@@ -98,9 +102,9 @@ void blocked_product(MutMatrix y, int64_t depth, bool accumulate, const KernelTa
       for (int64_t j = j0; j < j1; j += t.tile_cols) {
         const int64_t cols = std::min<int64_t>(t.tile_cols, j1 - j);
         const Panel panel = w.panel(packed_w, j, cols, k, block);
-        for (int64_t i = i0; i < i1; i += t.tile_rows)
+        for (int64_t i = i0; i < i1; i += rows)
           t.tile(y.data + i * y.stride + j, y.stride, packed_x + (i - i0) * kPackedStride, panel.data, panel.stride,
-                 block, std::min<int64_t>(t.tile_rows, i1 - i), cols, accumulate || k > 0);
+                 block, std::min(rows, i1 - i), cols, accumulate || k > 0);
       }
       k += block;
     } while (k < depth);
@@ -174,14 +178,42 @@ struct StoredW {
   }
 };
 
-/// y = x w' for a few rows of x: each task streams some rows of w once. rows(x, j, count) computes columns j ... of y
-/// from the x of the kernels, [K, M].
-template <class Rows>
-void thin_product(MutMatrix y, ConstMatrix x, std::size_t row_bytes, const KernelTable& t, const Rows& rows) {
+/// Weights that a kernel reads as they are stored.
+template <class Number>
+struct AsStored {
+  void (*kernel)(float*, ptrdiff_t, const float*, ptrdiff_t, const Number*, ptrdiff_t, ptrdiff_t, ptrdiff_t, bool);
+  const Number* data;
+  int64_t stride;
+  int64_t block_elems = 1, block_numbers = 1;  ///< elements of a block of the dtype, and the numbers that hold them
+  static constexpr bool whole_depth = true;    ///< any depth at once
+
+  std::pair<const Number*, ptrdiff_t> rows(int64_t j, int64_t, int64_t k, int64_t) const {
+    return {data + j * stride + k / block_elems * block_numbers, stride};
+  }
+};
+
+/// Weights of the other dtypes, widened to a buffer.
+struct Widened {
+  void (*kernel)(float*, ptrdiff_t, const float*, ptrdiff_t, const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t, bool);
+  const StoredW& stored;
+  static constexpr bool whole_depth = false;
+
+  std::pair<const float*, ptrdiff_t> rows(int64_t j, int64_t count, int64_t k, int64_t depth) const {
+    float* const to = scratch(Scratch::rows, static_cast<std::size_t>(count * kPackedStride));
+    for (int64_t r = 0; r < count; ++r) stored.widen(to + r * kPackedStride, j + r, k, depth);
+    return {to, kPackedStride};
+  }
+};
+
+/// y = x w' for at most kThinRows rows of x: each task streams some rows of w once.
+template <class W>
+void thin_product(MutMatrix y, ConstMatrix x, std::size_t row_bytes, bool accumulate, const KernelTable& t,
+                  const W& w) {
   constexpr std::size_t kTaskBytes = 128 << 10;
+  constexpr int64_t kGroup = 16;  // rows of w that a kernel takes together
   const auto fitting = static_cast<int64_t>(kTaskBytes / std::max<std::size_t>(row_bytes, 1));
-  const int64_t most = round_up(divide_up(y.cols, 4 * tbb::this_task_arena::max_concurrency()), 16);
-  const int64_t chunk = std::clamp<int64_t>(fitting / 16 * 16, 16, std::max<int64_t>(most, 16));
+  const int64_t most = round_up(divide_up(y.cols, 4 * tbb::this_task_arena::max_concurrency()), kGroup);
+  const int64_t chunk = std::clamp<int64_t>(fitting / kGroup * kGroup, kGroup, std::max<int64_t>(most, kGroup));
   if (y.rows == 0 || y.cols == 0) return;
   const float* by_depth = x.data;
   if (x.rows > 1) {  // all tasks read it while this thread waits for them, isolated: none of them asks for this buffer
@@ -189,9 +221,19 @@ void thin_product(MutMatrix y, ConstMatrix x, std::size_t row_bytes, const Kerne
     t.transpose(buffer, x.rows, x.data, x.stride, x.rows, x.cols);
     by_depth = buffer;
   }
+  const int64_t block = W::whole_depth ? std::max<int64_t>(x.cols, 1) : kBlockDepth;
   parallel(divide_up(y.cols, chunk), [&](int64_t task) {
-    const int64_t j = task * chunk;
-    rows(by_depth, j, std::min(chunk, y.cols - j));
+    const int64_t end = std::min(y.cols, (task + 1) * chunk);
+    for (int64_t j = task * chunk; j < end; j += kGroup) {
+      int64_t k = 0;
+      do {
+        const int64_t depth = std::min(block, x.cols - k), w_rows = std::min(kGroup, end - j);
+        const auto [weights, stride] = w.rows(j, w_rows, k, depth);
+        w.kernel(y.data + j, y.stride, by_depth + k * x.rows, x.rows, weights, stride, w_rows, depth,
+                 accumulate || k > 0);
+        k += depth;
+      } while (k < x.cols);
+    }
   });
 }
 
@@ -199,14 +241,9 @@ void thin_product(MutMatrix y, ConstMatrix x, std::size_t row_bytes, const Kerne
 
 void matmul_nt(MutMatrix y, ConstMatrix x, ConstMatrix w, bool accumulate, const KernelTable& t) {
   check(x.rows == y.rows && w.rows == y.cols && x.cols == w.cols, "matmul_nt", y, x.rows, w.rows, x.cols, w.cols);
-  if (y.rows <= kThinRows) {
-    thin_product(y, x, static_cast<std::size_t>(w.cols) * sizeof(float), t,
-                 [&](const float* by_depth, int64_t j, int64_t count) {
-                   t.thin_f32(y.data + j, y.stride, by_depth, x.rows, w.data + j * w.stride, w.stride, count, x.cols,
-                              accumulate);
-                 });
-    return;
-  }
+  if (y.rows <= kThinRows)
+    return thin_product(y, x, static_cast<std::size_t>(w.cols) * sizeof(float), accumulate, t,
+                        AsStored<float>{t.thin_f32, w.data, w.stride});
   blocked_product(y, x.cols, accumulate, t, RowsOfX{x}, RowsOfW{w, t});
 }
 
@@ -230,27 +267,14 @@ void matmul_nt(MutMatrix y, ConstMatrix x, const StoredMatrix& w, bool accumulat
     return matmul_nt(y, x, ConstMatrix(reinterpret_cast<const float*>(w.data), w.rows, w.cols), accumulate, t);
   if (y.rows > kThinRows) return blocked_product(y, x.cols, accumulate, t, RowsOfX{x}, stored);
 
-  if (w.dtype == DType::bf16 && stored.halves()) {
-    const auto* data = reinterpret_cast<const std::uint16_t*>(w.data);
-    return thin_product(y, x, stored.row_bytes, t, [&](const float* by_depth, int64_t j, int64_t count) {
-      t.thin_bf16(y.data + j, y.stride, by_depth, x.rows, data + j * w.cols, w.cols, count, x.cols, accumulate);
-    });
-  }
-  thin_product(y, x, stored.row_bytes, t, [&](const float* by_depth, int64_t j0, int64_t count) {
-    constexpr int64_t kGroup = 16;
-    float* const rows = scratch(Scratch::rows, static_cast<std::size_t>(kGroup * kPackedStride));
-    for (int64_t j = j0; j < j0 + count; j += kGroup) {
-      const int64_t group = std::min(kGroup, j0 + count - j);
-      int64_t k = 0;
-      do {
-        const int64_t depth = std::min<int64_t>(kBlockDepth, x.cols - k);
-        for (int64_t r = 0; r < group; ++r) stored.widen(rows + r * kPackedStride, j + r, k, depth);
-        t.thin_f32(y.data + j, y.stride, by_depth + k * x.rows, x.rows, rows, kPackedStride, group, depth,
-                   accumulate || k > 0);
-        k += depth;
-      } while (k < x.cols);
-    }
-  });
+  const auto thin = [&](const auto& weights) { thin_product(y, x, stored.row_bytes, accumulate, t, weights); };
+  const auto* halves = reinterpret_cast<const std::uint16_t*>(w.data);
+  if (w.dtype == DType::bf16 && stored.halves()) return thin(AsStored<std::uint16_t>{t.thin_bf16, halves, w.cols});
+  if (w.dtype == DType::f16 && stored.halves()) return thin(AsStored<std::uint16_t>{t.thin_f16, halves, w.cols});
+  if (w.dtype == DType::q8_0)
+    return thin(AsStored<std::uint8_t>{t.thin_q8_0, reinterpret_cast<const std::uint8_t*>(w.data),
+                                       static_cast<int64_t>(stored.row_bytes), type.block_elems, type.block_bytes});
+  thin(Widened{t.thin_f32, stored});
 }
 
 }  // namespace fettle::kit

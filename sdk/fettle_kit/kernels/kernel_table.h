@@ -42,6 +42,13 @@ struct Bf16Kernels {
                    std::ptrdiff_t cols, std::ptrdiff_t depth, bool accumulate);
 };
 
+/// g' = scale g;  m' = beta1 m + rest1 g';  v' = beta2 v + rest2 g'^2;  w' = keep w - rate m' / (sqrt(root v') +
+/// epsilon) (Loshchilov and Hutter 2019, algorithm 2), bias corrections included: rest = 1 - beta, keep = 1 - rate
+/// decay, rate divided by 1 - beta1^t, root = 1 / (1 - beta2^t).
+struct AdamwFactors {
+  float scale, beta1, rest1, beta2, rest2, keep, rate, root, epsilon;
+};
+
 /// The hot loops for one instruction set. All tables give the same bits for the same input (a NaN may have another
 /// payload): `scalar` says what each function means, and the others are tested against it.
 ///
@@ -61,6 +68,10 @@ struct KernelTable {
   void (*mul)(float* y, const float* a, const float* b, std::size_t n);
   /// y = (a * x) * w: the second half of a norm.
   void (*scale_mul)(float* y, float a, const float* x, const float* w, std::size_t n);
+  /// y = y + (a * x) * w: what a row adds to the gradient of a norm's weight.
+  void (*scale_mul_add)(float* y, float a, const float* x, const float* w, std::size_t n);
+  /// One step of AdamW over w and its moments m and v, from the gradient g.
+  void (*adamw)(float* w, float* m, float* v, const float* g, const AdamwFactors& factors, std::size_t n);
 
   // Elementary functions: our own polynomials. Largest errors, in units of the last place of the exact result, as
   // tests/kernels/elementary_test.cpp measures them against f64 over all finite floats (every 211th of them).
@@ -75,6 +86,12 @@ struct KernelTable {
   /// y = silu(gate) * up and y = gelu_tanh(gate) * up.
   void (*silu_mul)(float* y, const float* gate, const float* up, std::size_t n);
   void (*gelu_mul)(float* y, const float* gate, const float* up, std::size_t n);
+  /// Of y = f(gate) * up: dgate = dy * up * f'(gate), dup = dy * f(gate). x sigmoid(u(x)) has the slope
+  /// s + x s (1 - s) u'(x), s = sigmoid(u(x)).
+  void (*silu_mul_gradient)(float* dgate, float* dup, const float* dy, const float* gate, const float* up,
+                            std::size_t n);
+  void (*gelu_mul_gradient)(float* dgate, float* dup, const float* dy, const float* gate, const float* up,
+                            std::size_t n);
   /// y = exp(x - shift); returns the sum of y.
   float (*exp_sum)(float* y, const float* x, float shift, std::size_t n);
 
@@ -103,6 +120,11 @@ struct KernelTable {
   void (*thin_f32)(float* y, std::ptrdiff_t y_stride, const float* x, std::ptrdiff_t x_rows, const float* w,
                    std::ptrdiff_t w_stride, std::ptrdiff_t w_rows, std::ptrdiff_t depth, bool accumulate);
   void (*thin_bf16)(float* y, std::ptrdiff_t y_stride, const float* x, std::ptrdiff_t x_rows, const std::uint16_t* w,
+                    std::ptrdiff_t w_stride, std::ptrdiff_t w_rows, std::ptrdiff_t depth, bool accumulate);
+  void (*thin_f16)(float* y, std::ptrdiff_t y_stride, const float* x, std::ptrdiff_t x_rows, const std::uint16_t* w,
+                   std::ptrdiff_t w_stride, std::ptrdiff_t w_rows, std::ptrdiff_t depth, bool accumulate);
+  /// Blocks of 32: an f16 scale and 32 signed bytes (formats of ggml). w_stride in bytes; depth is a multiple of 32.
+  void (*thin_q8_0)(float* y, std::ptrdiff_t y_stride, const float* x, std::ptrdiff_t x_rows, const std::uint8_t* w,
                     std::ptrdiff_t w_stride, std::ptrdiff_t w_rows, std::ptrdiff_t depth, bool accumulate);
 
   const Bf16Kernels* bf16;

@@ -51,6 +51,27 @@ void scale_mul(float* y, float a, const float* x, const float* w, size_t n) {
   });
 }
 
+void scale_mul_add(float* y, float a, const float* x, const float* w, size_t n) {
+  const V factor = V::set(a);
+  for_lanes(n, [&](size_t i, auto part) {
+    (V::load(y + i, part) + factor * V::load(x + i, part) * V::load(w + i, part)).store(y + i, part);
+  });
+}
+
+void adamw(float* w, float* m, float* v, const float* g, const AdamwFactors& f, size_t n) {
+  const V scale = V::set(f.scale), beta1 = V::set(f.beta1), rest1 = V::set(f.rest1), beta2 = V::set(f.beta2);
+  const V rest2 = V::set(f.rest2), keep_share = V::set(f.keep), rate = V::set(f.rate), root = V::set(f.root);
+  const V epsilon = V::set(f.epsilon);
+  for_lanes(n, [&](size_t i, auto part) {
+    const V scaled = V::load(g + i, part) * scale;
+    const V first = beta1 * V::load(m + i, part) + rest1 * scaled;
+    const V second = beta2 * V::load(v + i, part) + rest2 * (scaled * scaled);
+    first.store(m + i, part);
+    second.store(v + i, part);
+    (keep_share * V::load(w + i, part) - rate * first / (square_root(second * root) + epsilon)).store(w + i, part);
+  });
+}
+
 struct Exp {
   [[gnu::always_inline]] static V of(V x) {
     const M none = less(x, V::set(kExpMin));
@@ -106,6 +127,25 @@ template <class Function>
 void each_mul(float* y, const float* gate, const float* up, size_t n) {
   for_lanes(n, [&](size_t i, auto part) {
     (Function::of(V::load(gate + i, part)) * V::load(up + i, part)).store(y + i, part);
+  });
+}
+
+struct SiluSlope {
+  [[gnu::always_inline]] static V inner(V x) { return x; }
+  [[gnu::always_inline]] static V inner_slope(V) { return V::set(1.0f); }
+};
+struct GeluSlope {
+  [[gnu::always_inline]] static V inner(V x) { return x * fma(V::set(kGelu3), x * x, V::set(kGelu1)); }
+  [[gnu::always_inline]] static V inner_slope(V x) { return fma(V::set(3.0f * kGelu3), x * x, V::set(kGelu1)); }
+};
+template <class Function>
+void mul_gradient(float* dgate, float* dup, const float* dy, const float* gate, const float* up, size_t n) {
+  for_lanes(n, [&](size_t i, auto part) {
+    const V x = V::load(gate + i, part), d = V::load(dy + i, part), u = V::load(up + i, part);
+    const V s = Sigmoid::of(Function::inner(x)), value = x * s;
+    const V slope = s + value * (V::set(1.0f) - s) * Function::inner_slope(x);
+    (d * u * slope).store(dgate + i, part);
+    (d * value).store(dup + i, part);
   });
 }
 

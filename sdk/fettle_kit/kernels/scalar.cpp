@@ -68,6 +68,19 @@ void scale_mul(float* y, float a, const float* x, const float* w, size_t n) {
   for (size_t i = 0; i < n; ++i) y[i] = a * x[i] * w[i];
 }
 
+void scale_mul_add(float* y, float a, const float* x, const float* w, size_t n) {
+  for (size_t i = 0; i < n; ++i) y[i] = y[i] + a * x[i] * w[i];
+}
+
+void adamw(float* w, float* m, float* v, const float* g, const AdamwFactors& f, size_t n) {
+  for (size_t i = 0; i < n; ++i) {
+    const float scaled = g[i] * f.scale;
+    m[i] = f.beta1 * m[i] + f.rest1 * scaled;
+    v[i] = f.beta2 * v[i] + f.rest2 * (scaled * scaled);
+    w[i] = f.keep * w[i] - f.rate * m[i] / (std::sqrt(v[i] * f.root) + f.epsilon);
+  }
+}
+
 /// 2^n for -126 <= n <= 127, from n in the low bits.
 float power_of_two(std::uint32_t n) { return std::bit_cast<float>((n + 127u) << 23); }
 
@@ -112,6 +125,24 @@ void each(float* y, const float* x, size_t n) {
 template <float (*function)(float)>
 void each_mul(float* y, const float* gate, const float* up, size_t n) {
   for (size_t i = 0; i < n; ++i) y[i] = function(gate[i]) * up[i];
+}
+
+struct SiluSlope {
+  static float inner(float x) { return x; }
+  static float inner_slope(float) { return 1.0f; }
+};
+struct GeluSlope {
+  static float inner(float x) { return x * std::fma(kGelu3, x * x, kGelu1); }
+  static float inner_slope(float x) { return std::fma(3.0f * kGelu3, x * x, kGelu1); }
+};
+template <class Function>
+void mul_gradient(float* dgate, float* dup, const float* dy, const float* gate, const float* up, size_t n) {
+  for (size_t i = 0; i < n; ++i) {
+    const float x = gate[i], d = dy[i], s = sigmoid_of(Function::inner(x)), value = x * s;
+    const float slope = s + value * (1.0f - s) * Function::inner_slope(x);
+    dgate[i] = d * up[i] * slope;
+    dup[i] = d * value;
+  }
 }
 
 float exp_sum(float* y, const float* x, float shift, size_t n) {
@@ -188,16 +219,43 @@ void transpose(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_stride,
     for (ptrdiff_t j = 0; j < cols; ++j) y[j * y_stride + i] = x[i * x_stride + j];
 }
 
-float f32_from(float w) { return w; }
-float f32_from(std::uint16_t w) { return std::bit_cast<float>(static_cast<std::uint32_t>(w) << 16); }
+float f16_number(std::uint16_t x) {
+  float y;
+  f16_to_f32(&y, &x, 1);
+  return y;
+}
 
-template <class W>
-void thin(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_rows, const W* w, ptrdiff_t w_stride,
-          ptrdiff_t w_rows, ptrdiff_t depth, bool accumulate) {
+// Element k of a row as it is stored.
+struct F32Rows {
+  using Element = float;
+  static float at(const float* row, ptrdiff_t k) { return row[k]; }
+};
+struct Bf16Rows {
+  using Element = std::uint16_t;
+  static float at(const std::uint16_t* row, ptrdiff_t k) {
+    return std::bit_cast<float>(static_cast<std::uint32_t>(row[k]) << 16);
+  }
+};
+struct F16Rows {
+  using Element = std::uint16_t;
+  static float at(const std::uint16_t* row, ptrdiff_t k) { return f16_number(row[k]); }
+};
+struct Q8Rows {
+  using Element = std::uint8_t;
+  static float at(const std::uint8_t* row, ptrdiff_t k) {
+    const std::uint8_t* block = row + k / 32 * 34;
+    const float scale = f16_number(static_cast<std::uint16_t>(block[0] | block[1] << 8));
+    return scale * static_cast<float>(static_cast<std::int8_t>(block[2 + k % 32]));
+  }
+};
+
+template <class Rows>
+void thin(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_rows, const typename Rows::Element* w,
+          ptrdiff_t w_stride, ptrdiff_t w_rows, ptrdiff_t depth, bool accumulate) {
   for (ptrdiff_t i = 0; i < x_rows; ++i) {
     for (ptrdiff_t j = 0; j < w_rows; ++j) {
       float sum = accumulate ? y[i * y_stride + j] : 0.0f;
-      for (ptrdiff_t k = 0; k < depth; ++k) sum = std::fma(x[k * x_rows + i], f32_from(w[j * w_stride + k]), sum);
+      for (ptrdiff_t k = 0; k < depth; ++k) sum = std::fma(x[k * x_rows + i], Rows::at(w + j * w_stride, k), sum);
       y[i * y_stride + j] = sum;
     }
   }
@@ -216,6 +274,8 @@ const KernelTable scalar_kernels = {
     .add = add,
     .mul = mul,
     .scale_mul = scale_mul,
+    .scale_mul_add = scale_mul_add,
+    .adamw = adamw,
     .exp = each<exp_of>,
     .tanh = each<tanh_of>,
     .sigmoid = each<sigmoid_of>,
@@ -223,6 +283,8 @@ const KernelTable scalar_kernels = {
     .gelu_tanh = each<gelu_tanh_of>,
     .silu_mul = each_mul<silu_of>,
     .gelu_mul = each_mul<gelu_tanh_of>,
+    .silu_mul_gradient = mul_gradient<SiluSlope>,
+    .gelu_mul_gradient = mul_gradient<GeluSlope>,
     .exp_sum = exp_sum,
     .rotate = rotate,
     .bf16_to_f32 = bf16_to_f32,
@@ -233,8 +295,10 @@ const KernelTable scalar_kernels = {
     .tile_cols = 16,
     .tile = tile,
     .transpose = transpose,
-    .thin_f32 = thin<float>,
-    .thin_bf16 = thin<std::uint16_t>,
+    .thin_f32 = thin<F32Rows>,
+    .thin_bf16 = thin<Bf16Rows>,
+    .thin_f16 = thin<F16Rows>,
+    .thin_q8_0 = thin<Q8Rows>,
     .bf16 = &scalar_bf16,
 };
 

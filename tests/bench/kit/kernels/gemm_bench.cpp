@@ -60,7 +60,11 @@ void shapes(benchmark::internal::Benchmark* b) {
                             {512, 2048, 2048},
                             {2048, 2048, 2048},
                             {512, 4096, 4096},
+                            {16, 768, 256},
+                            {32, 768, 256},
+                            {9, 4096, 4096},
                             {16, 4096, 4096},
+                            {32, 4096, 4096},
                             {64, 2048, 2048}})
     b->Args({shape[0], shape[1], shape[2]});
   b->ArgNames({"m", "n", "k"})->MeasureProcessCPUTime()->MinTime(0.3);
