@@ -60,8 +60,6 @@ Json compressed_tensors_config(std::vector<CompressedGroup> groups, std::vector<
 
 // pack-quantized: integers of 2, 4 or 8 bits
 
-/// Why no client could load such a matrix, or ok.
-Status check_pack_quantized(const std::string& tensor, const GridScheme& scheme);
 /// The tensors for "P.weight": weight_packed, weight_scale, weight_shape and, asymmetric, weight_zero_point. Columns
 /// must lie in the groups of their neighbours.
 std::vector<TensorSpec> pack_quantized_specs(const std::string& module, std::int64_t rows, std::int64_t cols,

@@ -198,31 +198,6 @@ std::int64_t group_size_of(const GridScheme& scheme) {
 const QuantizedLayout gptq_layout = {"gptq", [](const Checkpoint& c) { return has_quant_method(c, "gptq"); },
                                      &open_gptq};
 
-Status check_gptq(const std::string& tensor, std::int64_t rows, std::int64_t cols, const GridScheme& s,
-                  GptqVersion version) {
-  const auto refuse = [&](const std::string& what, const char* where) {
-    return Status(Code::invalid_argument, fmt::format("tensor '{}': {}", tensor, what), where);
-  };
-  if (s.bits != 2 && s.bits != 3 && s.bits != 4 && s.bits != 8)
-    return refuse(fmt::format("{} bits: gptqmodel 7 and transformers 5 load 2, 3, 4 and 8", s.bits), "bits");
-  if (s.sharing == Sharing::tensor)
-    return refuse(
-        "one scale for a whole matrix cannot be told in GPTQ files; use 'channel' or format: "
-        "compressed-tensors",
-        "sharing");
-  if (rows % 32 != 0 || cols % 32 != 0)
-    return refuse(fmt::format("has shape [{}, {}], but the kernels of gptqmodel 7 want multiples of 32; put it into "
-                              "'ignore' or use format: compressed-tensors",
-                              rows, cols),
-                  "format");
-  if (!s.symmetric && version == GptqVersion::v1)
-    return refuse(
-        "version 1 of GPTQ files cannot hold a zero point of 0, and gptqmodel 7 refuses asymmetric ones that "
-        "it has not written; use format: gptq_v2 or compressed-tensors",
-        "format");
-  return {};
-}
-
 std::vector<TensorSpec> gptq_specs(const std::string& module, std::int64_t rows, std::int64_t cols,
                                    const GridScheme& s) {
   const std::int64_t groups = s.groups(cols);

@@ -29,10 +29,6 @@ struct GptqFormat {
   double damping = 0;
 };
 
-/// Why no client could load such a matrix, or ok.
-Status check_gptq(const std::string& tensor, std::int64_t rows, std::int64_t cols, const GridScheme& scheme,
-                  GptqVersion version);
-
 /// The tensors for "P.weight" [rows, cols]: P.qweight, P.qzeros, P.scales, P.g_idx.
 std::vector<TensorSpec> gptq_specs(const std::string& module, std::int64_t rows, std::int64_t cols,
                                    const GridScheme& scheme);

@@ -126,23 +126,6 @@ const CompressedFormat pack_quantized = {
     {"weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx"},
     &PackedInts::open};
 
-Status check_pack_quantized(const std::string& tensor, const GridScheme& s) {
-  const auto refuse = [&](const std::string& what, const char* where) {
-    return Status(Code::invalid_argument, fmt::format("tensor '{}': {}", tensor, what), where);
-  };
-  if (s.bits != 2 && s.bits != 4 && s.bits != 8)
-    return refuse(fmt::format("{} bits: compressed-tensors before 0.16 packs them in another way, so clients would "
-                              "disagree; use 2, 4 or 8 bits{}",
-                              s.bits, s.bits == 3 ? ", or format: gptq" : ""),
-                  "bits");
-  if (!s.symmetric && s.sharing == Sharing::tensor)
-    return refuse(
-        "compressed-tensors 0.18 has no zero point for a whole matrix; use sharing: channel or symmetric: "
-        "true",
-        "sharing");
-  return {};
-}
-
 std::vector<TensorSpec> pack_quantized_specs(const std::string& module, std::int64_t rows, std::int64_t cols,
                                              const GridScheme& s) {
   const std::int64_t groups = s.groups(cols);
