@@ -77,7 +77,10 @@ struct Product {
         x_stored ? Bf16Operand(Bf16Matrix{stored_x.data(), x.rows, x.cols, x.stride}) : Bf16Operand(ConstMatrix(x));
     const Bf16Operand b =
         w_stored ? Bf16Operand(Bf16Matrix{stored_w.data(), w.rows, w.cols, w.stride}) : Bf16Operand(ConstMatrix(w));
-    const auto function = form == Form::nt ? matmul_bf16_nt : form == Form::nn ? matmul_bf16_nn : matmul_bf16_tn;
+    using Function = void (*)(MutMatrix, Bf16Operand, Bf16Operand, bool, const KernelTable&);
+    const Function function = form == Form::nt   ? Function{matmul_bf16_nt}
+                              : form == Form::nn ? Function{matmul_bf16_nn}
+                                                 : Function{matmul_bf16_tn};
     function(out, a, b, accumulate, table);
     return out.data;
   }
@@ -244,6 +247,27 @@ TEST(Bf16ProductDeathTest, NamesShapesThatDoNotFit) {
   float y[6] = {}, x[6] = {}, w[6] = {};
   EXPECT_DEATH(matmul_bf16_nt(MutMatrix(y, 2, 3), ConstMatrix(x, 2, 2), ConstMatrix(w, 3, 1)),
                "matmul_bf16_nt: y \\[2, 3\\] cannot hold \\[2, 2\\] x \\[1, 3\\]");
+}
+
+TEST(Bf16Product, TakesWeightsAsTheyAreStored) {
+  Random random(31);
+  constexpr std::int64_t m = 5, n = 70, k = 256;
+  std::vector<float> x(m * k), w(n * k), converted(n * k), expected(m * n), made(m * n);
+  for (float& v : x) v = random.uniform(-2, 2);
+  for (float& v : w) v = random.uniform(-2, 2);
+  for (const DType type : {DType::f32, DType::f16, DType::bf16, DType::q8_0, DType::q4_k}) {
+    const DTypeInfo& t = info(type);
+    std::vector<std::byte> bytes(
+        w.size() / static_cast<std::size_t>(t.block_elems) * static_cast<std::size_t>(t.block_bytes) + 1);
+    for (const std::size_t misplaced : {0u, 1u}) {
+      t.from_f32(w.data(), bytes.data() + misplaced, w.size());
+      t.to_f32(bytes.data() + misplaced, converted.data(), w.size());
+      matmul_bf16_nt({expected.data(), m, n}, ConstMatrix(x.data(), m, k), ConstMatrix(converted.data(), n, k));
+      matmul_bf16_nt({made.data(), m, n}, ConstMatrix(x.data(), m, k),
+                     StoredMatrix{bytes.data() + misplaced, type, n, k});
+      EXPECT_EQ(made, expected) << t.name << " " << misplaced;
+    }
+  }
 }
 
 }  // namespace

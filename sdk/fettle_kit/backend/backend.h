@@ -3,6 +3,7 @@
 
 #include "fettle_kit/backend/loss_spec.h"
 #include "fettle_kit/kernels/attention.h"
+#include "fettle_kit/kernels/precision.h"
 #include "fettle_kit/nn/activation.h"
 #include "fettle_kit/tensor/matrix.h"
 
@@ -18,12 +19,6 @@ namespace fettle::kit {
 enum class Element {
   real,  ///< the backend's own: f32 on machines, f64 in the test oracle
   bf16,  ///< what goes into products in bf16 precision; a backend may keep more than that
-};
-
-/// What a product does to its factors. Sums are real in any case.
-enum class Precision {
-  real,
-  bf16,  ///< factors are rounded to bf16 (to nearest, ties to even) where they are not stored so
 };
 
 /// Memory of a backend; what it is, only the backend knows.

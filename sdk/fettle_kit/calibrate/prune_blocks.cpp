@@ -144,7 +144,8 @@ Result<PrunedMatrix> prune_by_scores(const PruneTarget& target, std::vector<floa
 
 Result<PruneWalk> chosen_walk(const Checkpoint& checkpoint, const CalibratedPruneParams& params) {
   FETTLE_ASSIGN(auto targets, choose_matrices(checkpoint, params));
-  return PruneWalk{std::move(targets), params.propagation == "dense", params.held_out, sparsity_text(params)};
+  return PruneWalk{std::move(targets), params.propagation == "dense", params.held_out, sparsity_text(params),
+                   precision_of(params.precision)};
 }
 
 Status prune_blocks(const Checkpoint& checkpoint, const PruneWalk& plan, Context& context,
@@ -152,7 +153,7 @@ Status prune_blocks(const Checkpoint& checkpoint, const PruneWalk& plan, Context
   const std::string& folder = checkpoint.folder();
   FETTLE_TRY(check_targets(plan.targets));
   FETTLE_ASSIGN(auto weights, Weights::open(folder));
-  FETTLE_ASSIGN(const Decoder model, Decoder::open(std::move(weights)));
+  FETTLE_ASSIGN(const Decoder model, Decoder::open(std::move(weights), plan.precision));
   FETTLE_ASSIGN(const TokenSet tokens, TokenSet::open(context.inputs.at("calibration").path()));
   const std::int64_t held_out = plan.held_out.value_or(static_cast<int>(tokens.sequences() / 16));
   if (held_out >= tokens.sequences())

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "fettle_kit/kernels/gemm.h"
 #include "fettle_kit/kernels/kernels.h"
 #include "fettle_kit/tensor/matrix.h"
 
@@ -36,6 +37,11 @@ struct Bf16Operand {
 
 /// y[i,j] = sum_k x[i,k] * w[j,k]   (+ y[i,j] if accumulate): a linear layer, x [M, K], w [N, K], y [M, N].
 void matmul_bf16_nt(MutMatrix y, Bf16Operand x, Bf16Operand w, bool accumulate = false,
+                    const KernelTable& table = kernels());
+
+/// The same with weights as they are stored, bit-equal to converting them to f32 first. What is not bf16 is converted
+/// by panels of at most 4 Mi weights.
+void matmul_bf16_nt(MutMatrix y, ConstMatrix x, const StoredMatrix& w, bool accumulate = false,
                     const KernelTable& table = kernels());
 
 /// y[i,j] = sum_k x[i,k] * w[k,j]: x [M, K], w [K, N]; dx = dy w.

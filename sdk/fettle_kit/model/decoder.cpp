@@ -2,6 +2,7 @@
 #include "fettle_kit/model/decoder.h"
 
 #include "fettle_kit/kernels/attention.h"
+#include "fettle_kit/kernels/gemm_bf16.h"
 #include "fettle_kit/nn/activation.h"
 #include "fettle_kit/nn/rms_norm.h"
 #include "fettle_kit/tensor/dtype.h"
@@ -29,12 +30,6 @@ void unpair_heads(MutMatrix y, std::int64_t heads) {
   });
 }
 
-void apply(const Linear& linear, MutMatrix y, ConstMatrix x) {
-  matmul_nt(y, x, linear.weight);
-  if (!linear.bias.empty()) add_bias(y, linear.bias);
-  if (linear.paired_heads > 0) unpair_heads(y, linear.paired_heads);
-}
-
 /// RMSNorm over each head on its own.
 void norm_heads(MutMatrix x, std::span<const float> factor, float eps) {
   const auto dim = static_cast<std::int64_t>(factor.size());
@@ -51,8 +46,8 @@ KvCache::KvCache(const ModelConfig& config, std::int64_t capacity) : capacity_(c
   }
 }
 
-Result<Decoder> Decoder::open(Weights weights) {
-  Decoder decoder(std::move(weights));
+Result<Decoder> Decoder::open(Weights weights, Precision precision) {
+  Decoder decoder(std::move(weights), precision);
   const Weights& w = decoder.weights_;
   FETTLE_ASSIGN(decoder.embedding_, w.embedding());
   FETTLE_ASSIGN(decoder.head_, w.head());
@@ -62,6 +57,16 @@ Result<Decoder> Decoder::open(Weights weights) {
     decoder.blocks_.push_back(std::move(block));
   }
   return decoder;
+}
+
+void Decoder::product(MutMatrix y, ConstMatrix x, const StoredMatrix& w) const {
+  precision_ == Precision::bf16 ? matmul_bf16_nt(y, x, w) : matmul_nt(y, x, w);
+}
+
+void Decoder::apply(const Linear& linear, MutMatrix y, ConstMatrix x) const {
+  product(y, x, linear.weight);
+  if (!linear.bias.empty()) add_bias(y, linear.bias);
+  if (linear.paired_heads > 0) unpair_heads(y, linear.paired_heads);
 }
 
 Decoder::Positions Decoder::positions(std::int64_t first, std::int64_t count) const {
@@ -158,7 +163,7 @@ void Decoder::mlp(MutMatrix x, const BlockWeights& w, const BlockObserver& obser
 void Decoder::final_norm(MutMatrix x) const { rms_norm(x, x, final_norm_, config().norm_eps); }
 
 void Decoder::logits(MutMatrix logits, ConstMatrix x) const {
-  matmul_nt(logits, x, head_);
+  product(logits, x, head_);
   if (config().logit_softcap > 0) softcap(logits, config().logit_softcap);
 }
 

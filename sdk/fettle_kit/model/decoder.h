@@ -2,6 +2,7 @@
 #pragma once
 
 #include "fettle/result.h"
+#include "fettle_kit/kernels/precision.h"
 #include "fettle_kit/model/weights.h"
 #include "fettle_kit/nn/rope.h"
 #include "fettle_kit/tensor/matrix.h"
@@ -58,12 +59,13 @@ enum class Site {
 /// Sees the input of a site, [rows of the batch, width of the site], before its linears run.
 using BlockObserver = std::function<void(Site, ConstMatrix)>;
 
-/// The forward pass of a decoder in f32. A row of any result depends on its own sequence's earlier tokens alone, never
-/// on the batch around it, the number of threads, or whether the earlier tokens came through a cache: same bits. Runs
-/// on the TBB arena of the caller. Immutable. [any thread]
+/// The forward pass of a decoder in f32, or with products of bf16 factors. A row of any result depends on its own
+/// sequence's earlier tokens alone, never on the batch around it, the number of threads, or whether the earlier tokens
+/// came through a cache: same bits. Runs on the TBB arena of the caller. Immutable. [any thread]
 class Decoder {
  public:
-  static Result<Decoder> open(Weights weights);
+  /// `precision` of the products with weights; attention, norms and sums are f32.
+  static Result<Decoder> open(Weights weights, Precision precision = Precision::real);
 
   const ModelConfig& config() const { return weights_.config(); }
   const Weights& weights() const { return weights_; }
@@ -107,8 +109,11 @@ class Decoder {
   static double forward_bytes(double rows, double hidden, double intermediate, double attention_width, double kv_width);
 
  private:
-  explicit Decoder(Weights weights) : weights_(std::move(weights)) {}
+  Decoder(Weights weights, Precision precision) : weights_(std::move(weights)), precision_(precision) {}
+  void product(MutMatrix y, ConstMatrix x, const StoredMatrix& w) const;
+  void apply(const Linear& linear, MutMatrix y, ConstMatrix x) const;
   Weights weights_;
+  Precision precision_;
   StoredMatrix embedding_, head_;
   std::vector<float> final_norm_;
   std::vector<BlockWeights> blocks_;
