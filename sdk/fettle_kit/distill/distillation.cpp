@@ -132,8 +132,12 @@ Result<Divergence> parse_divergence(std::string_view text) {
   return Status(Code::invalid_argument, fmt::format("unknown loss {}", in_quotes(text)), "loss");
 }
 
+Status LiveTeacher::forward(const MicroBatch& batch) {
+  return network_.forward(batch.ids, {batch.sequences, batch.length});
+}
+
 Status LiveTeacher::show(LossTarget& target, const MicroBatch& batch) {
-  FETTLE_TRY(network_.forward(batch.ids, {batch.sequences, batch.length}));
+  FETTLE_TRY(forward(batch));
   target.teacher_hidden = network_.hidden();
   target.teacher_head = network_.head();
   target.teacher_softcap = network_.config().logit_softcap;
@@ -276,7 +280,7 @@ LossSpec Distillation::spec(std::int64_t step) const {
   return spec;
 }
 
-Result<double> Distillation::loss(const MicroBatch& batch, const InnerLoss& inner) {
+Result<double> Distillation::loss(const MicroBatch& batch, InnerLoss* inner) {
   LossTarget target;
   const auto denominator = static_cast<double>(batch.denominator);
   std::vector<std::int32_t> labels;
@@ -296,12 +300,15 @@ Result<double> Distillation::loss(const MicroBatch& batch, const InnerLoss& inne
   }
   FETTLE_TRY(student_->forward(batch.ids, {batch.sequences, batch.length}));
   const LossSums sums = student_->head_loss(target);
-  double more = 0;
-  if (inner.forward) {
-    FETTLE_ASSIGN(more, inner.forward(batch));
+  if (inner == nullptr) {
+    student_->backward();
+  } else {
+    if (cached_ || params_.ce == 1) FETTLE_TRY(live_->forward(batch));
+    inner->begin(batch);
+    student_->backward([&](std::int64_t layer, const Array& gradient) { inner->add_gradient(layer, gradient); });
   }
-  student_->backward(inner.hook);
-  return target.label_scale * sums.cross_entropy + target.teacher_scale * sums.divergence + more;
+  return target.label_scale * sums.cross_entropy + target.teacher_scale * sums.divergence +
+         (inner == nullptr ? 0 : inner->value());
 }
 
 Result<double> Distillation::held_out_loss() {
@@ -337,15 +344,20 @@ Result<double> Distillation::held_out_loss() {
   return (ce * sums.cross_entropy + (1 - ce) * sums.divergence) / rows;
 }
 
-Status Distillation::run(const std::string& identity, const InnerLoss& inner, std::span<const TrainedTensor> more) {
+Status Distillation::run(const std::string& identity, InnerLoss* inner) {
   const Inputs& in = context_.inputs;
   std::map<std::string, Mask> masks;
   if (const auto port = in.find("mask")) {
     FETTLE_ASSIGN(masks, read_masks(port->path()));
   }
   FETTLE_ASSIGN(auto tensors, trained_tensors(*student_, params_.frozen, &masks));
+  const std::span<const TrainedTensor> more = inner == nullptr ? std::span<const TrainedTensor>() : inner->tensors();
   tensors.insert(tensors.end(), more.begin(), more.end());
   TrainingTask task = training_of(*student_, tensors, *data_);
+  task.begin_step = [&] {
+    student_->zero_gradients();
+    for (const TrainedTensor& t : more) backend_->fill(t.gradient, 0);
+  };
   task.loss = [&](const MicroBatch& batch) { return loss(batch, inner); };
   if (held_out_) task.evaluate = [&] { return held_out_loss(); };
 

@@ -77,6 +77,7 @@ class LiveTeacher final : public Teacher {
  public:
   explicit LiveTeacher(Network network) : network_(std::move(network)) {}
   Status show(LossTarget& target, const MicroBatch& batch) override;
+  Status forward(const MicroBatch& batch);
   Network& network() { return network_; }
 
  private:
@@ -87,10 +88,17 @@ class LiveTeacher final : public Teacher {
 std::unique_ptr<Teacher> cached_teacher(Backend& backend, Targets targets, Precision precision);
 
 /// A loss added to that of the logits, on what lies inside student and teacher.
-struct InnerLoss {
-  /// After both have gone forward: returns its value, divided by batch.denominator as all losses.
-  std::function<Result<double>(const MicroBatch&)> forward;
-  Network::GradientHook hook;  ///< adds its gradients
+class InnerLoss {
+ public:
+  virtual ~InnerLoss() = default;
+  /// Before the student's backward pass: both have gone forward.
+  virtual void begin(const MicroBatch& batch) = 0;
+  /// A GradientHook: adds the gradient of this loss, divided by MicroBatch::denominator as all losses.
+  virtual void add_gradient(std::int64_t layer, const Array& gradient) = 0;
+  /// After the backward pass: the value of this micro-batch, likewise divided.
+  virtual double value() const = 0;
+  /// What it trains beside the student.
+  virtual std::span<const TrainedTensor> tensors() const { return {}; }
 };
 
 /// A student, its teacher and the data, from the inputs of a step with the ports and parameters above: all that is
@@ -105,11 +113,11 @@ class Distillation {
   Backend& backend() { return *backend_; }
 
   /// Trains the student and writes it. `identity` is what the technique adds to the parameters that decide over the
-  /// result; `more` are tensors to train beside the student's.
-  Status run(const std::string& identity, const InnerLoss& inner = {}, std::span<const TrainedTensor> more = {});
+  /// result; `inner` may be null.
+  Status run(const std::string& identity, InnerLoss* inner = nullptr);
 
-  /// The loss of one micro-batch, with gradients in the student; for run() and tests.
-  Result<double> loss(const MicroBatch& batch, const InnerLoss& inner = {});
+  /// The loss of one micro-batch, with gradients in the student.
+  Result<double> loss(const MicroBatch& batch, InnerLoss* inner = nullptr);
   /// The loss on the held-out data, without the inner one. NaN without such data.
   Result<double> held_out_loss();
 
@@ -117,7 +125,6 @@ class Distillation {
   Distillation(const DistillParams& params, const Context& context) : params_(params), context_(context) {}
   Status open_teacher();
   LossSpec spec(std::int64_t step) const;
-  Result<LossSums> measure(const TokenSet& tokens);
 
   DistillParams params_;
   const Context& context_;
