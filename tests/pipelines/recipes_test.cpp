@@ -42,6 +42,29 @@ TEST(Recipes, PruneCompareFindsThatSparseGptLosesLeastAtTwoOfFour) {
   EXPECT_LT(sparsegpt, metric(result, "by_wanda[2:4]", "kl"));
 }
 
+TEST(Recipes, MinitronWidthHealsWhatItCut) {
+  const Folder folder;
+  fs::create_directory_symlink(source / "pipelines", folder / "pipelines");
+  fs::create_directory_symlink(source / "docs", folder / "docs");
+  const Outcome run = fettle(folder.path(), {"run", "pipelines/minitron-width.yaml", "--json", "--store",
+                                             folder / "store", "--set", "vars.length=128", "--set", "vars.epochs=1"});
+  ASSERT_EQ(run.code, 0) << run.err;
+  const Json result = Json::parse(run.out);
+  EXPECT_LE(metric(result, "narrow[searched]", "parameters"), 2.7e6);
+  EXPECT_LT(metric(result, "quality_healed", "kl"), metric(result, "quality[searched]", "kl"));
+}
+
+TEST(Recipes, MinitronDepthLosesLeastByMeasuredLoss) {
+  const Folder folder;
+  fs::create_directory_symlink(source / "pipelines", folder / "pipelines");
+  fs::create_directory_symlink(source / "docs", folder / "docs");
+  const Outcome run = fettle(folder.path(), {"run", "pipelines/minitron-depth.yaml", "--json", "--store",
+                                             folder / "store", "--set", "vars.length=128"});
+  ASSERT_EQ(run.code, 0) << run.err;
+  const Json result = Json::parse(run.out);
+  EXPECT_LE(metric(result, "shallow[loss,scattered]", "nll"), metric(result, "shallow[influence,scattered]", "nll"));
+}
+
 class Tutorial : public ::testing::Test {
  protected:
   void SetUp() override {
