@@ -11,21 +11,15 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
-#include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <chrono>
 #include <filesystem>
 #include <fstream>
-#include <thread>
 
 namespace fettle::test {
 namespace {
 
 using namespace fettle::kit;
 using ::testing::ElementsAre;
-using ::testing::IsEmpty;
 namespace fs = std::filesystem;
 
 /// A random llama of 48 tokens and something that could be a tokenizer.
@@ -133,30 +127,6 @@ TEST(TrainPretrain, GoesOnAfterACancelledRunToTheSameBytes) {
     EXPECT_EQ(weights(resumed), weights(whole));
     EXPECT_EQ(resumed.series, whole.series);
   }
-}
-
-TEST(TrainPretrain, GoesOnAfterAKillToTheSameBytes) {
-  const auto step = [] { return pretrain().param("steps", 40).param("save_every", 1); };
-  const StepResult whole = step().run();
-  ASSERT_TRUE(whole.ok()) << whole.message;
-  const std::string folder = temporary_folder();
-  for (const int milliseconds : {0, 5, 20}) {  // after its first state
-    const pid_t child = ::fork();
-    if (child == 0) {
-      (void)step().threads(1).checkpoint(folder).run();
-      ::_exit(0);
-    }
-    for (int i = 0; i < 2000 && !fs::exists(folder + "/state.safetensors"); ++i)
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
-    ::kill(child, SIGKILL);
-    int status = 0;
-    ::waitpid(child, &status, 0);
-  }
-  const StepResult resumed = step().checkpoint(folder).run();
-  ASSERT_TRUE(resumed.ok()) << resumed.message;
-  EXPECT_THAT(resumed.warnings(), IsEmpty());
-  EXPECT_EQ(weights(resumed), weights(whole));
 }
 
 TEST(TrainPretrain, DoesNotTakeTheStateOfAnotherSeed) {

@@ -89,12 +89,12 @@ TrainingCost training_cost(const ModelConfig& model, const TrainParams& params, 
   const auto rows = static_cast<double>(std::min(params.micro_batch, params.batch)) * length;
   const double held_tokens = held_out ? held_out->number("sequences") * held_out->number("length", length) : 0;
   const auto steps = static_cast<double>(training_steps(params, static_cast<std::int64_t>(sequences)));
-  // Moments; the token sets; one tensor at a time on its way to a file.
+  // Moments; the token sets; one tensor at a time on its way to a file; the program, its libraries, and mapped files.
   const double widest =
       static_cast<double>(std::max(model.vocab, model.intermediate)) * static_cast<double>(model.hidden);
   TrainingCost cost;
   cost.bytes = Network::bytes(model, rows, network_options(params)) + 8 * parameters +
-               4 * (sequences * length + held_tokens) + 6 * widest + 8e6;
+               4 * (sequences * length + held_tokens) + 6 * widest + 32e6;
   cost.disk = (12 + 2 * 4 + 4) * parameters;
   const double looks = held_out ? 11 : 0;
   const double passes = params.checkpointing ? 4 : 3;
