@@ -219,6 +219,12 @@ TEST(TrainPretrain, WritesTheShapeItWasAskedFor) {
   EXPECT_EQ(model->find("model.norm.weight")->dtype, DType::bf16);
 }
 
+TEST(TrainPretrain, StoresInTheTypeOfTheModelIfAsked) {
+  const StepResult r = pretrain().param("dtype", "same").run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  EXPECT_EQ(Checkpoint::open(r.outputs.at("model"))->find("model.norm.weight")->dtype, DType::f32);
+}
+
 TEST(TrainPretrain, CarriesTheTokenizerOverToANewModel) {
   const StepResult r = pretrain().run();
   ASSERT_TRUE(r.ok()) << r.message;

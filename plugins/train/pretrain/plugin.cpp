@@ -84,7 +84,10 @@ class TrainPretrain {
         {"kv_heads", shape.kv_heads},       {"ffn", shape.intermediate},
         {"context", shape.context}};
     for (const auto& [key, value] : numbers) e.attribute("model", key, std::to_string(value));
-    e.attribute("model", "weights", p.dtype).attribute("model", "tied", shape.tied ? "true" : "false");
+    std::string weights = p.dtype;
+    if (weights == "same") weights = from.attribute("weights");
+    if (weights != "f32" && weights != "f16") weights = "bf16";
+    e.attribute("model", "weights", weights).attribute("model", "tied", shape.tied ? "true" : "false");
     return {};
   }
 
@@ -123,7 +126,8 @@ class TrainPretrain {
       carried = context.scratch();
       FETTLE_TRY(pretrain::gather_tokenizer(carried, path));
     }
-    return network.write(context.output("model"), config, stored_type(p), carried);
+    FETTLE_ASSIGN(const DType dtype, stored_type(p, path));
+    return network.write(context.output("model"), config, dtype, carried);
   }
 
  private:
