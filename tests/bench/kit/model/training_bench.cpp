@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A training step (forward, backward, AdamW) of a 58M-parameter Llama on 4 sequences of 256 random tokens: the peer is
-// the same model in PyTorch, tests/bench/kit/model/training_peer.py. Arguments: threads (2), steps (5). Prints tokens a
+// the same model in PyTorch, tests/bench/kit/model/training_peer.py. Arguments: threads (2), steps (5), which of the
+// cases (all). Prints tokens a
 // second of wall-clock time and, since other programs may share the machine, of CPU time if all threads were ours; then
 // where the time goes.
 #include "fettle_kit/model/network.h"
@@ -12,9 +13,11 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <ctime>
 #include <string>
+#include <tuple>
 #include <vector>
 
 namespace fettle::kit {
@@ -89,7 +92,7 @@ class Training {
   std::vector<std::int32_t> ids_, labels_;
 };
 
-int run(int threads, int steps) {
+int run(int threads, int steps, const std::string& only) {
   const Json json = {{"architectures", {"LlamaForCausalLM"}},
                      {"model_type", "llama"},
                      {"hidden_size", 512},
@@ -108,8 +111,9 @@ int run(int threads, int steps) {
   const auto backend = make_cpu_backend();
   constexpr double kTokens = kSequences * kLength;
   for (const auto& [name, precision, checkpointing] :
-       {std::tuple{"train f32", Precision::real, false}, std::tuple{"train bf16", Precision::bf16, false},
-        std::tuple{"train bf16, checkpointing", Precision::bf16, true}}) {
+       {std::tuple{std::string("train f32"), Precision::real, false}, std::tuple{std::string("train bf16"), Precision::bf16, false},
+        std::tuple{std::string("train bf16, checkpointing"), Precision::bf16, true}}) {
+    if (!only.empty() && only != name) continue;
     Training training(*backend, *config, precision, checkpointing);
     training.step();
     const double first_loss = training.loss;
@@ -137,6 +141,6 @@ int main(int argc, char** argv) {
   const int threads = argc > 1 ? std::atoi(argv[1]) : 2, steps = argc > 2 ? std::atoi(argv[2]) : 5;
   const tbb::global_control limit(tbb::global_control::max_allowed_parallelism, static_cast<std::size_t>(threads));
   int result = 0;
-  tbb::task_arena(threads).execute([&] { result = fettle::kit::run(threads, steps); });
+  tbb::task_arena(threads).execute([&] { result = fettle::kit::run(threads, steps, argc > 3 ? argv[3] : ""); });
   return result;
 }
