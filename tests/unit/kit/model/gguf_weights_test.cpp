@@ -3,6 +3,7 @@
 #include "fettle_kit/io/gguf.h"
 #include "fettle_kit/model/decoder.h"
 #include "fettle_kit/model/gguf_layout.h"
+#include "fettle_kit/model/network.h"
 #include "fettle_kit/tensor/dtype.h"
 
 #include "unit/kit/model/tiny_model.h"
@@ -107,6 +108,23 @@ TEST_P(GgufOfGoldens, GivesTheLogitsOfItsCheckpoint) {
     for (std::size_t i = 0; i < found.size(); ++i) ASSERT_NEAR(found[i], expected[i], 1e-4);
   } else {
     EXPECT_EQ(found, expected);
+  }
+}
+
+TEST_P(GgufOfGoldens, GivesANetworkTheParametersOfItsCheckpoint) {
+  const std::string golden = goldens + GetParam();
+  if (!std::filesystem::exists(golden)) GTEST_SKIP() << "the reference models are not here";
+  write_gguf(folder_ + "/gguf/model.gguf", must(Checkpoint::open(golden)));
+  const auto backend = make_cpu_backend();
+  const Network hf = must(Network::open(*backend, must(Weights::open(golden)), {}));
+  const Network gguf = must(Network::open(*backend, must(Weights::open(folder_ + "/gguf")), {}));
+  ASSERT_EQ(gguf.parameters().size(), hf.parameters().size());
+  for (std::size_t i = 0; i < hf.parameters().size(); ++i) {
+    const Parameter &expected = hf.parameters()[i], &found = gguf.parameters()[i];
+    std::vector<float> a(static_cast<std::size_t>(expected.elements())), b(a.size());
+    backend->download(a, expected.value);
+    backend->download(b, found.value);
+    EXPECT_EQ(b, a) << expected.name;
   }
 }
 
