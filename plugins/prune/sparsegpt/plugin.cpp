@@ -27,7 +27,7 @@ class PruneSparseGpt {
   static fettle::Description<Params> describe() {
     fettle::Description<Params> d("prune.sparsegpt",
                                   "Zero the weights that cost least and let the others make up for them.");
-    d.epoch(2).version("1.0").determinism(FETTLE_ISA).reference("Frantar & Alistarh 2023, arXiv:2301.00774, section 3");
+    d.epoch(3).version("1.0").determinism(FETTLE_ISA).reference("Frantar & Alistarh 2023, arXiv:2301.00774, section 3");
     return with_calibrated_pruning(d)
         .param("damping", &Params::damping, "added to the diagonal of the inputs' Gram matrix, as a share of its mean",
                fettle::in_range(1e-6, 1))

@@ -3,15 +3,11 @@
 
 #include "fettle_kit/compress/quantization.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 namespace {
 
-using fettle::Code;
 using fettle::Status;
 using namespace fettle::kit;
 
@@ -46,19 +42,11 @@ class QuantizeRtn {
     FETTLE_ASSIGN(const auto targets, integer_targets(model, p));
     warn_of_unlike(model, targets, context);
     FETTLE_ASSIGN(IntegerWriter writer, IntegerWriter::create(context.output("model"), model, targets, p));
-    std::vector<float> weights;
     double sum = 0, worst = 0;
     for (std::size_t i = 0; i < targets.size(); ++i) {
       if (context.cancelled()) return fettle::cancelled_status();
       const TensorView& t = *targets[i].tensor;
-      weights.resize(static_cast<std::size_t>(t.elements()));
-      info(t.dtype).to_f32(t.bytes.data(), weights.data(), weights.size());
-      if (!std::all_of(weights.begin(), weights.end(), [](float w) { return std::isfinite(w); }))
-        return {
-            Code::invalid_argument,
-            fmt::format("tensor '{}' holds a weight that is NaN or infinite, which no grid holds; repair the model or "
-                        "put the tensor into 'ignore'",
-                        t.name)};
+      FETTLE_ASSIGN(const std::vector<float> weights, finite_weights(t));
       const ConstMatrix w(weights.data(), t.rows(), t.cols());
       const CodedMatrix coded = round_to_grid(w, targets[i].scheme);
       FETTLE_TRY(writer.put(targets[i], coded));
@@ -74,17 +62,6 @@ class QuantizeRtn {
     context.metric("weight_error", sum / static_cast<double>(targets.size()));
     context.metric("worst_weight_error", worst);
     return {};
-  }
-
- private:
-  static void warn_of_unlike(const Checkpoint& model, const std::vector<IntegerTarget>& targets,
-                             fettle::Context& context) {
-    const auto kind = [&](const std::string& name) -> std::string {
-      for (const IntegerTarget& t : targets)
-        if (t.tensor->name == name) return std::to_string(t.scheme.bits);
-      return "";
-    };
-    for (const std::string& sentence : unlike_fused(model, kind)) context.warn(sentence);
   }
 };
 

@@ -3,8 +3,10 @@
 
 #include "fettle_kit/model/decoder.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
+#include <cstdlib>
 #include <string>
 #include <string_view>
 
@@ -19,6 +21,11 @@ struct BlockLinear {
   std::string tensor_name(std::int64_t layer) const {
     return "model.layers." + std::to_string(layer) + "." + std::string(suffix);
   }
+  /// "q_proj"
+  std::string short_name() const {
+    const std::string_view path = suffix.substr(0, suffix.rfind('.'));
+    return std::string(path.substr(path.rfind('.') + 1));
+  }
 };
 
 /// In the order in which a block uses them.
@@ -31,6 +38,20 @@ inline constexpr std::array<BlockLinear, 7> block_linears{{
     {&BlockWeights::up, Site::mlp_in, "mlp.up_proj.weight"},
     {&BlockWeights::down, Site::mlp_hidden, "mlp.down_proj.weight"},
 }};
+
+/// The layer of "model.layers.N....", or -1.
+inline std::int64_t layer_of(std::string_view name) {
+  constexpr std::string_view prefix = "model.layers.";
+  if (!name.starts_with(prefix)) return -1;
+  return std::strtoll(std::string(name.substr(prefix.size())).c_str(), nullptr, 10);
+}
+
+/// Whether a tensor is one of the seven linears of a block, whose inputs can be measured.
+inline bool is_block_linear(std::string_view name) {
+  const std::int64_t layer = layer_of(name);
+  return layer >= 0 && std::any_of(block_linears.begin(), block_linears.end(),
+                                   [&](const BlockLinear& linear) { return linear.tensor_name(layer) == name; });
+}
 
 /// Columns of the matrices that read a site.
 inline std::int64_t width_of(Site site, const ModelConfig& config) {

@@ -55,6 +55,10 @@ Status BlockWalk::run(const BlockWeights& weights, const BlockObserver& observer
 
 Status BlockWalk::observe(const BlockObserver& observer) { return run(model_->block_weights(layer_), observer, false); }
 
+Status BlockWalk::observe(const BlockWeights& weights, const BlockObserver& observer) {
+  return run(weights, observer, false);
+}
+
 Status BlockWalk::advance(const BlockWeights* changed) {
   FETTLE_TRY(run(changed ? *changed : model_->block_weights(layer_), {}, true));
   ++layer_;

@@ -41,6 +41,8 @@ class BlockWalk {
   /// Runs the block as the model has it and shows the inputs of its linears, some sequences at a time, always in the
   /// same portions and order. x [tokens of the portion, width of the site]. Leaves the boundary where it is.
   Status observe(const BlockObserver& observer);
+  /// The same with other weights than the model's.
+  Status observe(const BlockWeights& weights, const BlockObserver& observer);
 
   /// Goes on to the next block with the outputs of this one: run with `changed` weights (what the compressed model will
   /// see), or as the model has it if null.

@@ -1,53 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/calibrate/prune_blocks.h"
 
-#include "fettle_kit/calibrate/reconstruction.h"
+#include "fettle_kit/calibrate/held_out.h"
 #include "fettle_kit/model/foreseen.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <map>
 
 namespace fettle::kit {
 namespace {
 
-/// The layer of "model.layers.N....", or -1.
-std::int64_t layer_of(std::string_view name) {
-  constexpr std::string_view prefix = "model.layers.";
-  if (!name.starts_with(prefix)) return -1;
-  return std::strtoll(std::string(name.substr(prefix.size())).c_str(), nullptr, 10);
-}
-
 /// Only the linears of the blocks have inputs to be measured.
 Status check_targets(const std::vector<PruneTarget>& targets) {
-  for (const PruneTarget& t : targets) {
-    const std::string& name = t.tensor->name;
-    const std::int64_t layer = layer_of(name);
-    if (std::none_of(block_linears.begin(), block_linears.end(),
-                     [&](const BlockLinear& linear) { return layer >= 0 && linear.tensor_name(layer) == name; }))
+  for (const PruneTarget& t : targets)
+    if (!is_block_linear(t.tensor->name))
       return {
           Code::invalid_argument,
           fmt::format("tensor '{}' is not one of the seven linears of a block, so it has no measured inputs; narrow "
                       "'targets', or use prune.magnitude for it",
-                      name),
+                      t.tensor->name),
           "targets"};
-  }
   return {};
-}
-
-/// "down_proj" of "mlp.down_proj.weight".
-std::string short_name(const BlockLinear& linear) {
-  const std::string_view path = linear.suffix.substr(0, linear.suffix.rfind('.'));
-  return std::string(path.substr(path.rfind('.') + 1));
 }
 
 /// Prunes block after block on demand: what a block's matrices become is decided when the first of them is written.
 class BlockPruner {
  public:
-  /// `held`: a second walk, with the sequences kept aside.
-  BlockPruner(const Decoder& model, BlockWalk walk, std::optional<BlockWalk> held, const PruneWalk& plan,
+  BlockPruner(const Decoder& model, BlockWalk walk, std::optional<HeldOutErrors> held, const PruneWalk& plan,
               const BlockPruning& technique, Context& context)
       : model_(model),
         walk_(std::move(walk)),
@@ -64,7 +45,7 @@ class BlockPruner {
     return &block_.at(name);
   }
   /// Mean over the matrices so far; nothing without held-out sequences.
-  std::optional<double> mean_error() const { return errors_ > 0 ? std::optional(error_sum_ / errors_) : std::nullopt; }
+  std::optional<double> mean_error() const { return held_ ? held_->mean() : std::nullopt; }
 
  private:
   Status prune_block() {
@@ -82,36 +63,17 @@ class BlockPruner {
       (changed.*linear.member).weight.data = kept.bytes.data();
     }
     FETTLE_TRY(walk_.advance(dense_propagation_ ? nullptr : &changed));
-    if (held_) FETTLE_TRY(measure(layer, changed));
+    if (held_)
+      FETTLE_TRY(
+          held_->measure(changed, dense_propagation_, [&](const std::string& name) { return block_.contains(name); }));
     context_.progress("blocks", static_cast<std::uint64_t>(walk_.layer()),
                       static_cast<std::uint64_t>(model_.config().layers));
     return {};
   }
 
-  /// How far the outputs of each pruned matrix moved, on tokens that it was not fitted to.
-  Status measure(std::int64_t layer, const BlockWeights& changed) {
-    const BlockWeights& before = model_.block_weights(layer);
-    std::array<ReconstructionError, block_linears.size()> errors;
-    const auto moved = [&](const BlockLinear& linear) { return block_.contains(linear.tensor_name(layer)); };
-    FETTLE_TRY(held_->observe([&](Site site, ConstMatrix x) {
-      for (std::size_t i = 0; i < errors.size(); ++i)
-        if (const BlockLinear& linear = block_linears[i]; linear.site == site && moved(linear))
-          errors[i].add(x, (before.*linear.member).weight, (changed.*linear.member).weight);
-    }));
-    for (std::size_t i = 0; i < errors.size(); ++i) {
-      if (!moved(block_linears[i])) continue;
-      error_sum_ += errors[i].relative(), ++errors_;
-      context_.point(("error." + short_name(block_linears[i])).c_str(), static_cast<double>(layer),
-                     errors[i].relative());
-    }
-    return held_->advance(dense_propagation_ ? nullptr : &changed);
-  }
-
   const Decoder& model_;
   BlockWalk walk_;
-  std::optional<BlockWalk> held_;
-  double error_sum_ = 0;
-  int errors_ = 0;
+  std::optional<HeldOutErrors> held_;
   bool dense_propagation_;
   const BlockPruning& technique_;
   Context& context_;
@@ -155,18 +117,13 @@ Status prune_blocks(const Checkpoint& checkpoint, const PruneWalk& plan, Context
   FETTLE_ASSIGN(auto weights, Weights::open(folder));
   FETTLE_ASSIGN(const Decoder model, Decoder::open(std::move(weights), plan.precision));
   FETTLE_ASSIGN(const TokenSet tokens, TokenSet::open(context.inputs.at("calibration").path()));
-  const std::int64_t held_out = plan.held_out.value_or(static_cast<int>(tokens.sequences() / 16));
-  if (held_out >= tokens.sequences())
-    return {Code::invalid_argument,
-            fmt::format("held_out is {}, but there are {} calibration sequences; some must be left to calibrate on",
-                        held_out, tokens.sequences()),
-            "held_out"};
-  const std::int64_t used = tokens.sequences() - held_out;
+  FETTLE_ASSIGN(const SplitTokens split, split_tokens(tokens, plan.held_out));
   const auto stop = [&] { return context.cancelled(); };
-  FETTLE_ASSIGN(BlockWalk walk, BlockWalk::start(model, tokens.part(0, used), stop));
-  std::optional<BlockWalk> held;
-  if (held_out > 0) {
-    FETTLE_ASSIGN(held, BlockWalk::start(model, tokens.part(used, held_out), stop));
+  FETTLE_ASSIGN(BlockWalk walk, BlockWalk::start(model, split.used, stop));
+  std::optional<HeldOutErrors> held;
+  if (split.held) {
+    FETTLE_ASSIGN(BlockWalk aside, BlockWalk::start(model, *split.held, stop));
+    held.emplace(model, std::move(aside), context);
   }
   BlockPruner pruner(model, std::move(walk), std::move(held), plan, technique, context);
 
@@ -202,7 +159,7 @@ Status prune_blocks(const Checkpoint& checkpoint, const PruneWalk& plan, Context
   context.metric("sparsity_of_model", static_cast<double>(pruned) / static_cast<double>(all));
   context.metric("pruned", static_cast<double>(pruned), "weights");
   context.metric("matrices", static_cast<double>(shapes.size()));
-  context.metric("calibration_tokens", static_cast<double>(used * tokens.length()), "tokens");
+  context.metric("calibration_tokens", static_cast<double>(split.used.sequences() * tokens.length()), "tokens");
   if (const auto error = pruner.mean_error()) context.metric("reconstruction_error", *error);
   return {};
 }

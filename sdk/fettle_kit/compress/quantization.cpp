@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 
 namespace fettle::kit {
@@ -172,6 +173,24 @@ Result<std::vector<IntegerTarget>> integer_targets(const Checkpoint& model, cons
     targets.push_back({t, scheme});
   }
   return targets;
+}
+
+void warn_of_unlike(const Checkpoint& model, const std::vector<IntegerTarget>& targets, const Context& context) {
+  std::map<std::string, int> bits;
+  for (const IntegerTarget& t : targets) bits[t.tensor->name] = t.scheme.bits;
+  const auto kind = [&](const std::string& name) { return bits.contains(name) ? std::to_string(bits[name]) : ""; };
+  for (const std::string& sentence : unlike_fused(model, kind)) context.warn(sentence);
+}
+
+Result<std::vector<float>> finite_weights(const TensorView& t) {
+  std::vector<float> weights(static_cast<std::size_t>(t.elements()));
+  info(t.dtype).to_f32(t.bytes.data(), weights.data(), weights.size());
+  if (std::all_of(weights.begin(), weights.end(), [](float w) { return std::isfinite(w); })) return weights;
+  return Status(
+      Code::invalid_argument,
+      fmt::format("tensor '{}' holds a weight that is NaN or infinite, which no grid holds; repair the model or "
+                  "put the tensor into 'ignore'",
+                  t.name));
 }
 
 Result<IntegerWriter> IntegerWriter::create(const std::string& folder, const Checkpoint& model,

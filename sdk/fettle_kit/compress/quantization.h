@@ -86,6 +86,12 @@ struct IntegerTarget {
 /// The matrices and their grids. Everything about shapes, types and clients that could fail later is checked here.
 Result<std::vector<IntegerTarget>> integer_targets(const Checkpoint& model, const IntegerParams& params);
 
+/// Warns of matrices that vLLM cannot load beside each other.
+void warn_of_unlike(const Checkpoint& model, const std::vector<IntegerTarget>& targets, const Context& context);
+
+/// The weights of a tensor as f32, or an error that names it if one is NaN or infinite.
+Result<std::vector<float>> finite_weights(const TensorView& tensor);
+
 /// How the codes came about, for the record in the config.
 struct IntegerRecord {
   bool act_order = false;      ///< columns were quantized in another order

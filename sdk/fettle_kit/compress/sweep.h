@@ -34,13 +34,25 @@ struct SweepReport {
   std::int64_t dead_columns = 0;  ///< inputs that were always zero; their weights became zero
 };
 
+/// What the sweep walks along. Matrices that read the same inputs share one.
+struct SweepFactor {
+  Square u{0};                     ///< inverse_upper_factor() of the damped Gram matrix
+  std::vector<std::int64_t> dead;  ///< inputs that were always zero
+};
+
+/// gram: X^T X of the inputs, any positive scale; lower triangle read. invalid_argument if the damped one is not
+/// positive definite.
+Result<SweepFactor> sweep_factor(const Square& gram, double damping);
+
 /// Walks the columns of w [rows, cols] from left to right: each weight becomes what `rule` says, and the weights right
 /// of it make up for the error as well as the inputs' correlations allow. The column sweep of SparseGPT (Frantar &
 /// Alistarh 2023, arXiv:2301.00774, section 3) and of GPTQ (Frantar et al. 2022, arXiv:2210.17323, section 3.3).
 ///   w      in: the original weights; out: the values
-///   gram   X^T X of the inputs, [cols, cols], any positive scale; lower triangle read
-/// Weights and updates are f32, factors f64. The same bits for any number of threads. invalid_argument if the damped
-/// gram is not positive definite.
+/// Weights and updates are f32, factors f64. Each weight takes its updates one after the other by fused multiply-adds,
+/// so the bits depend neither on threads nor, for a rule that does not look at blocks, on the block.
+SweepReport sweep_columns(MutMatrix w, const SweepFactor& factor, SweepRule& rule, std::int64_t block = 128);
+
+/// Both.
 Result<SweepReport> sweep_columns(MutMatrix w, const Square& gram, SweepRule& rule, const SweepOptions& options = {});
 
 }  // namespace fettle::kit

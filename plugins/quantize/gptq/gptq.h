@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "fettle_kit/compress/grid.h"
+#include "fettle_kit/compress/mask.h"
+#include "fettle_kit/compress/sweep.h"
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace gptq {
+
+/// What the inputs of a linear say, ready for every matrix that reads them.
+struct Inputs {
+  std::vector<std::int64_t> order;  ///< column order[k] is quantized k-th; empty: from left to right
+  fettle::kit::SweepFactor factor;  ///< of the Gram matrix in that order
+  double damping = 0;               ///< what it took
+};
+
+/// Factors the Gram matrix. act_order: columns with much input go first, while there are others to make up for them; of
+/// equal ones the left goes first. If the damped matrix is not positive definite, tries ten times the damping until 1,
+/// telling `retry` each time.
+fettle::Result<Inputs> prepare(const fettle::kit::Square& gram, bool act_order, double damping,
+                               const std::function<void(double damping, const std::string& why)>& retry = {});
+
+struct Options {
+  fettle::kit::GridScheme scheme;
+  /// Grids of the original weights, and groups of neighbours whatever the order. Else a group's grid is fitted when the
+  /// sweep reaches it, to the weights as compensated so far, and groups are neighbours in the order.
+  bool static_groups = false;
+  const fettle::kit::Mask* mask = nullptr;  ///< weights that must be zero; null: none
+  std::int64_t block = 128;
+};
+
+struct Quantized {
+  fettle::kit::CodedMatrix coded;  ///< columns in their own places; group_of says where groups went
+  fettle::kit::SweepReport report;
+};
+
+/// GPTQ (Frantar et al. 2022, arXiv:2210.17323): columns are rounded one after the other, and those still to come make
+/// up for the error. w [rows, cols], finite; becomes the quantized values. The same bits for any number of threads, and
+/// for any block.
+Quantized quantize(fettle::kit::MutMatrix w, const Inputs& inputs, const Options& options);
+
+}  // namespace gptq

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fettle_kit/calibrate/quantize_blocks.h"
+
+#include "fettle_kit/calibrate/held_out.h"
+#include "fettle_kit/model/foreseen.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+
+namespace fettle::kit {
+namespace {
+
+constexpr std::array<Site, site_count> sites = {Site::attention_in, Site::attention_out, Site::mlp_in,
+                                                Site::mlp_hidden};
+
+/// The targets of one block, quantized.
+using Values = std::map<std::string, std::vector<float>>;
+
+}  // namespace
+
+Status quantize_blocks(const Checkpoint& checkpoint, const std::vector<const TensorView*>& targets,
+                       const CalibratedQuantizeParams& params, Context& context, const BlockQuantization& technique) {
+  std::map<std::string, const TensorView*> by_name;
+  for (const TensorView* t : targets) {
+    if (!is_block_linear(t->name))
+      return {
+          Code::invalid_argument,
+          fmt::format("tensor '{}' is not one of the seven linears of a block, so it has no measured inputs; narrow "
+                      "'targets', or use quantize.rtn for it",
+                      t->name),
+          "targets"};
+    by_name.emplace(t->name, t);
+  }
+  FETTLE_ASSIGN(auto weights, Weights::open(checkpoint.folder()));
+  FETTLE_ASSIGN(const Decoder model, Decoder::open(std::move(weights)));
+  FETTLE_ASSIGN(const TokenSet tokens, TokenSet::open(context.inputs.at("calibration").path()));
+  FETTLE_ASSIGN(const SplitTokens split, split_tokens(tokens, params.held_out));
+  const auto stop = [&] { return context.cancelled(); };
+  FETTLE_ASSIGN(BlockWalk walk, BlockWalk::start(model, split.used, stop));
+  std::optional<HeldOutErrors> held;
+  if (split.held) {
+    FETTLE_ASSIGN(BlockWalk aside, BlockWalk::start(model, *split.held, stop));
+    held.emplace(model, std::move(aside), context);
+  }
+  const bool dense = params.propagation == "dense";
+  while (!walk.done()) {
+    const std::int64_t layer = walk.layer();
+    BlockWeights changed = model.block_weights(layer);
+    Values values;
+    const auto quantize_site = [&](Site site) -> Status {
+      for (const BlockLinear& linear : block_linears) {
+        const auto target = by_name.find(linear.tensor_name(layer));
+        if (linear.site != site || target == by_name.end()) continue;
+        if (context.cancelled()) return cancelled_status();
+        FETTLE_ASSIGN(auto result, technique.quantize(*target->second, site));
+        const auto& kept = values.emplace(target->first, std::move(result)).first->second;
+        StoredMatrix& weight = (changed.*linear.member).weight;
+        weight = {std::as_bytes(std::span(kept)).data(), DType::f32, weight.rows, weight.cols};
+      }
+      return {};
+    };
+    if (params.true_sequential) {
+      for (const Site site : sites) {
+        technique.begin_site(site);
+        FETTLE_TRY(walk.observe(changed, [&](Site seen, ConstMatrix x) {
+          if (seen == site) technique.observe(seen, x);
+        }));
+        FETTLE_TRY(quantize_site(site));
+      }
+    } else {
+      for (const Site site : sites) technique.begin_site(site);
+      FETTLE_TRY(walk.observe(technique.observe));
+      for (const Site site : sites) FETTLE_TRY(quantize_site(site));
+    }
+    FETTLE_TRY(walk.advance(dense ? nullptr : &changed));
+    if (held) FETTLE_TRY(held->measure(changed, dense, [&](const std::string& name) { return values.contains(name); }));
+    context.progress("blocks", static_cast<std::uint64_t>(layer + 1),
+                     static_cast<std::uint64_t>(model.config().layers));
+  }
+  context.metric("matrices", static_cast<double>(targets.size()));
+  context.metric("calibration_tokens", static_cast<double>(split.used.sequences() * tokens.length()), "tokens");
+  if (held && held->mean()) context.metric("reconstruction_error", *held->mean());
+  return {};
+}
+
+Status estimate_quantize_walk(const CalibratedQuantizeParams& params, const Inputs& inputs, Estimate& estimate,
+                              double statistics_bytes, double flops_a_weight) {
+  FETTLE_TRY(check_family(inputs, "model"));
+  const Input model = inputs.at("model"), tokens = inputs.at("calibration");
+  const double hidden = model.number("hidden"), ffn = model.number("ffn");
+  const double layers = std::max(1.0, model.number("layers"));
+  const double rows = tokens.number("sequences") * tokens.number("length");
+  const double block = std::max(0.0, model.number("parameters") - model.number("vocab") * hidden) / layers;
+  const double boundary = rows * hidden * 4;
+  const double portion = Decoder::forward_bytes(2048, hidden, ffn, hidden, hidden);
+  const double matrix = hidden * std::max(hidden, ffn);  // the largest: f32 twice, codes, packed
+  const double outputs = 2048 * std::max(hidden, ffn) * 8;
+  const double passes = params.true_sequential ? 5 : 2;
+  estimate.memory(boundary + portion + 4 * block + 12 * matrix + outputs + statistics_bytes + 64e6)
+      .disk(model.number("bytes"))
+      .flops((2 * rows * passes + flops_a_weight) * block * layers)
+      .like("model", model);
+  return {};
+}
+
+}  // namespace fettle::kit

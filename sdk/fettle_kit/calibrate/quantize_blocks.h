@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "fettle/technique.h"
+#include "fettle_kit/calibrate/block_linears.h"
+#include "fettle_kit/calibrate/block_walk.h"
+#include "fettle_kit/io/checkpoint.h"
+
+#include <array>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace fettle::kit {
+
+/// Parameters of the techniques that quantize with calibration data, beside those of the grid.
+struct CalibratedQuantizeParams {
+  std::string propagation = "compressed";
+  bool true_sequential = false;
+  std::optional<int> held_out;
+};
+
+template <class Params>
+Description<Params>& with_calibrated_quantization(Description<Params>& description) {
+  const auto own = []<class T>(T CalibratedQuantizeParams::*member) { return static_cast<T Params::*>(member); };
+  return description
+      .param("propagation", own(&CalibratedQuantizeParams::propagation),
+             "what the next block is calibrated on: outputs of the quantized block, or the dense",
+             one_of({"compressed", "dense"}))
+      .param("true_sequential", own(&CalibratedQuantizeParams::true_sequential),
+             "measure o_proj, gate and up, and down_proj again after what feeds them is quantized: four passes a block")
+      .param("held_out", own(&CalibratedQuantizeParams::held_out),
+             "calibration sequences to keep aside, to measure the error of each matrix on; by default one in 16",
+             at_least(0, "sequences"));
+}
+
+/// How a technique looks at a block and what it does then.
+struct BlockQuantization {
+  std::function<void(Site)> begin_site;  ///< its inputs are about to be shown, all calibration tokens in portions
+  BlockObserver observe;
+  /// What the matrix will be read as, [rows, cols]. Its stored form goes into the technique's own writer.
+  std::function<Result<std::vector<float>>(const TensorView&, Site)> quantize;
+};
+
+/// Walks the calibration tokens through the model and quantizes block after block, in the order of the blocks: measures
+/// the block, quantizes its targets, lets the next block see the result (or the dense outputs). Reports progress, the
+/// metrics matrices and calibration_tokens, and what the held-out sequences show: reconstruction_error and a series
+/// error.<linear> over the layers. Memory: estimate_quantize_walk().
+Status quantize_blocks(const Checkpoint& checkpoint, const std::vector<const TensorView*>& targets,
+                       const CalibratedQuantizeParams& params, Context& context, const BlockQuantization& technique);
+
+/// The same with one `Accumulator(width)` a site, which sees the inputs through add(ConstMatrix).
+template <class Accumulator, class Quantize>
+Status quantize_blocks(const Checkpoint& checkpoint, const std::vector<const TensorView*>& targets,
+                       const CalibratedQuantizeParams& params, Context& context, Quantize quantize) {
+  std::array<std::optional<Accumulator>, site_count> statistics;
+  BlockQuantization technique;
+  technique.begin_site = [&](Site site) { statistics[index_of(site)].reset(); };
+  technique.observe = [&](Site site, ConstMatrix x) {
+    auto& seen = statistics[index_of(site)];
+    if (!seen) seen.emplace(x.cols);
+    seen->add(x);
+  };
+  technique.quantize = [&](const TensorView& t, Site site) { return quantize(t, site, *statistics[index_of(site)]); };
+  return quantize_blocks(checkpoint, targets, params, context, technique);
+}
+
+/// Memory, disk and flops of such a step. `statistics_bytes`: of the accumulators of one block. `flops_a_weight`: of
+/// the technique itself. Refuses families that the engine does not run.
+Status estimate_quantize_walk(const CalibratedQuantizeParams& params, const Inputs& inputs, Estimate& estimate,
+                              double statistics_bytes, double flops_a_weight);
+
+}  // namespace fettle::kit
