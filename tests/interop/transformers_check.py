@@ -10,6 +10,8 @@ import numpy as np
 import torch
 import transformers
 
+import quantized
+
 BUILD, SOURCE = (pathlib.Path(p).resolve() for p in sys.argv[1:3])
 PROSE = SOURCE / "pipelines/data/prose-3m"
 HELD = SOURCE / "pipelines/data/held-out.txt"
@@ -127,6 +129,7 @@ def main():
         pruned_checkpoints(folder)
         narrower_and_shallower(folder)
         every_family(folder)
+        quantized.check_all(sys.modules[__name__], folder)
     print(f"interop with transformers {transformers.__version__}: {passed} passed, {failed} failed")
     return 1 if failed else 0
 

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Integer checkpoints in transformers with compressed-tensors, and GPTQ words unpacked by numpy alone."""
+import json
+
+import numpy as np
+import safetensors.torch
+import torch
+import transformers
+
+Q = "model.layers.1.self_attn.q_proj"
+DOWN = "model.layers.1.mlp.down_proj"
+
+
+def quantize(tools, folder, technique, dense, params):
+    inputs = {"model": ("model", dense)}
+    if technique == "quantize.gptq":
+        inputs["calibration"] = ("tokens", tools.tokens(folder, tools.PROSE))
+        params = {"targets": ["*.self_attn.*_proj.weight"], **params}  # few enough inputs for a short text
+    return tools.step(folder, technique, inputs, params)
+
+
+def compressed_tensors_loads(tools, folder, dense):
+    """In f32, so that nothing is rounded between the two: the logits of our own reader."""
+    cases = {
+        "int4 groups": ("quantize.rtn", {}),
+        "int8 rows": ("quantize.rtn", {"bits": 8, "sharing": "channel"}),
+        "int8 matrix": ("quantize.rtn", {"bits": 8, "sharing": "tensor"}),
+        "int2 groups": ("quantize.rtn", {"bits": 2, "group_size": 32}),
+        "int4 with int8 down": ("quantize.rtn", {"bits_for": {"*.down_proj.weight": 8}}),
+        "int4 without layer 0": ("quantize.rtn", {"ignore": ["model.layers.0.*"]}),
+        "gptq, ordered, static groups": ("quantize.gptq", {"format": "compressed-tensors", "act_order": True,
+                                                           "static_groups": True}),
+    }
+    for name, (technique, params) in cases.items():
+        tools.logits_agree(f"compressed-tensors, {name}", quantize(tools, folder, technique, dense, params))
+
+
+def compressed_tensors_decompresses(tools, folder, dense):
+    """Matrix by matrix: transformers 5.23 with compressed-tensors 0.20 loads no asymmetric model, its own neither (it
+    expects the zero points of pack-quantized unpacked)."""
+    from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.quantization import QuantizationScheme
+    for bits, sharing in ((4, "group"), (8, "channel"), (2, "group")):
+        model = quantize(tools, folder, "quantize.rtn", dense, {"bits": bits, "sharing": sharing, "symmetric": False})
+        config = json.loads((model / "config.json").read_text())["quantization_config"]["config_groups"]["group_0"]
+        scheme = QuantizationScheme(targets=["Linear"], weights=config["weights"])
+        tensors = safetensors.torch.load_file(model / "model.safetensors")
+        parts = {name.removeprefix(Q + "."): t for name, t in tensors.items() if name.startswith(Q + ".")}
+        compressor = BaseCompressor.get_value_from_registry("pack-quantized")
+        theirs = compressor.decompress(parts, scheme)["weight"].numpy()
+        plain = tools.step(folder, "io.convert", {"model": ("model", model)}, {"to": "f32"})
+        ours = safetensors.torch.load_file(plain / "model.safetensors")[f"{Q}.weight"].numpy()
+        tools.check(f"compressed-tensors unpacks int{bits} asymmetric, {sharing}", np.array_equal(ours, theirs))
+
+
+def compressed_config_is_valid(tools, folder):
+    from compressed_tensors.quantization import QuantizationConfig
+    model = quantize(tools, folder, "quantize.rtn", tools.PROSE, {})
+    config = json.loads((model / "config.json").read_text())["quantization_config"]
+    QuantizationConfig.model_validate(config)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(model, dtype="auto")
+    text = transformers.AutoTokenizer.from_pretrained(model)("The captain looked at the", return_tensors="pt")
+    out = theirs.generate(**text, max_new_tokens=8, do_sample=False)
+    tools.check("transformers generates from compressed-tensors in bf16", out.shape[1] == text.input_ids.shape[1] + 8)
+
+
+def unpacked_gptq(tensors, module, bits, offset):
+    """formats of the words as published, written from their description alone: a bit stream along the inputs."""
+    words = tensors[f"{module}.qweight"].numpy().view(np.uint32)
+    zeros = tensors[f"{module}.qzeros"].numpy().view(np.uint32)
+    scales = tensors[f"{module}.scales"].numpy().astype(np.float32)
+    index = tensors[f"{module}.g_idx"].numpy()
+
+    def stream(lines):  # [lines, words] -> [lines, codes]
+        as_bits = ((lines[:, :, None] >> np.arange(32, dtype=np.uint32)) & 1).reshape(len(lines), -1)
+        return (as_bits.reshape(len(lines), -1, bits) << np.arange(bits)).sum(-1).astype(np.int64)
+
+    codes, zero = stream(words.T), stream(zeros).T + offset  # [out, in], [out, groups]
+    return scales.T[:, index] * (codes - zero[:, index]).astype(np.float32)
+
+
+def gptq_words_mean_what_we_read(tools, folder, dense):
+    cases = [(bits, form, extra) for bits in (2, 3, 4, 8) for form, extra in
+             (("gptq", {}), ("gptq_v2", {"symmetric": False}), ("gptq", {"act_order": True}))]
+    for bits, form, extra in cases:
+        model = quantize(tools, folder, "quantize.gptq", dense, {"bits": bits, "format": form, **extra})
+        plain = tools.step(folder, "io.convert", {"model": ("model", model)}, {"to": "f32"})
+        tensors = safetensors.torch.load_file(model / "model.safetensors")
+        ours = safetensors.torch.load_file(plain / "model.safetensors")[f"{Q}.weight"].numpy()
+        theirs = unpacked_gptq(tensors, Q, bits, 1 if form == "gptq" else 0)
+        tools.check(f"GPTQ words, {bits} bits, {form} {extra or ''}", np.array_equal(ours, theirs))
+
+
+def gptqmodel_dequantizes(tools, folder, dense):
+    try:
+        from gptqmodel.nn_modules.qlinear.torch import TorchLinear
+    except ImportError:
+        print("skipped gptqmodel: not installed")
+        return
+    for bits in (2, 3, 4, 8):
+        model = quantize(tools, folder, "quantize.gptq", dense, {"bits": bits, "act_order": True})
+        tensors = safetensors.torch.load_file(model / "model.safetensors")
+        rows, cols = tensors[f"{Q}.scales"].shape[1], tensors[f"{Q}.g_idx"].shape[0]
+        layer = TorchLinear(bits=bits, group_size=128, sym=True, desc_act=True, in_features=cols, out_features=rows,
+                            bias=False, pack_dtype=torch.int32, register_buffers=True)
+        for name in ("qweight", "qzeros", "scales", "g_idx"):
+            getattr(layer, name).copy_(tensors[f"{Q}.{name}"])
+        from gptqmodel.utils.model import convert_gptq_v1_to_v2_format_module
+        layer.qzero_format(1)
+        convert_gptq_v1_to_v2_format_module(module=layer, bits=bits, pack_dtype=torch.int32)
+        layer.post_init()
+        theirs = layer.dequantize_weight().T.float().numpy()
+        plain = tools.step(folder, "io.convert", {"model": ("model", model)}, {"to": "f32"})
+        ours = safetensors.torch.load_file(plain / "model.safetensors")[f"{Q}.weight"].numpy()
+        error = np.abs(ours - theirs).max() / np.abs(theirs).max()
+        tools.check(f"gptqmodel's TorchLinear, {bits} bits", error < 1e-3, f"relative difference {error:.1e}")
+
+
+def check_all(tools, folder):
+    dense = tools.step(folder, "io.convert", {"model": ("model", tools.PROSE)}, {"to": "f32"})
+    compressed_tensors_loads(tools, folder, dense)
+    compressed_tensors_decompresses(tools, folder, dense)
+    compressed_config_is_valid(tools, folder)
+    gptq_words_mean_what_we_read(tools, folder, dense)
+    gptqmodel_dequantizes(tools, folder, dense)
