@@ -251,7 +251,9 @@ TEST(QuantizeGguf, OverridesAndOutputTypeAreObeyed) {
 
 TEST(QuantizeGguf, WritesMetadataInTheQuantizersOrder) {
   const StepResult r =
-      quantize(Sample{}.write()).param("metadata", {{"general.name", "sample"}, {"llama.context_length", "256"}, {"general.license", "mit"}}).run();
+      quantize(Sample{}.write())
+          .param("metadata", {{"general.name", "sample"}, {"llama.context_length", "256"}, {"general.license", "mit"}})
+          .run();
   ASSERT_TRUE(r.ok()) << r.message;
   const auto file = GgufReader::open(file_of(r));
   std::vector<std::string> keys;
@@ -430,6 +432,100 @@ TEST(QuantizeGguf, EstimatesTheSizeWithinATenth) {
   EXPECT_EQ(planned.foretold.at("model").at("layout"), "gguf");
   EXPECT_EQ(planned.foretold.at("model").at("weights"), "gguf.Q4_K_M");
   EXPECT_EQ(planned.foretold.at("model").at("hidden"), "512");
+}
+
+TEST(QuantizeGguf, FitsTheTargetWithMeasuredErrors) {
+  const std::string folder = Sample{.layers = 3}.write();
+  const auto bytes = [&](const char* target) {
+    const StepResult r = quantize(folder).param("target", target).run();
+    EXPECT_TRUE(r.ok()) << r.message;
+    return std::pair(r.value("bits_per_weight"), std::filesystem::file_size(file_of(r)));
+  };
+  const auto [bits, size] = bytes("4.5bpw");
+  EXPECT_LE(bits, 4.5);
+  EXPECT_GT(bits, 4.2);
+  const auto [more_bits, same_size] = bytes(fmt::format("{}B", size).c_str());
+  EXPECT_LE(same_size, size);
+  EXPECT_GT(more_bits, 4.2);
+}
+
+TEST(QuantizeGguf, SaysWhatTheTypesCost) {
+  const StepResult r = quantize(Sample{.layers = 1}.write()).param("target", "5bpw").run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  const std::string table = slurp(r.outputs.at("types") + "/types.md");
+  EXPECT_TRUE(
+      table.starts_with("| tensor | shape | type | bits a weight | bytes | relative error |\n"
+                        "|---|---|---|---|---|---|\n"
+                        "| output_norm.weight | 256 | f32 | 32 | 1,024 |  |\n"
+                        "| token_embd.weight | 300 x 256 | "))
+      << table;
+  const StepResult fixed = quantize(Sample{.layers = 1}.write()).param("type", "Q8_0").run();
+  EXPECT_TRUE(slurp(fixed.outputs.at("types") + "/types.md")
+                  .starts_with("| tensor | shape | type | bits a weight | bytes |\n|---|---|---|---|---|\n"));
+}
+
+TEST(QuantizeGguf, KeepsOverridesWhateverTheTarget) {
+  const StepResult r = quantize(Sample{.layers = 1}.write())
+                           .param("target", "4.5bpw")
+                           .param("overrides", {{"*attn_q*", "q8_0"}})
+                           .param("embedding_type", "q4_0")
+                           .run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  const auto file = GgufReader::open(file_of(r));
+  EXPECT_EQ(file->tensor("blk.0.attn_q.weight")->dtype, DType::q8_0);
+  EXPECT_EQ(file->tensor("token_embd.weight")->dtype, DType::q4_0);
+}
+
+TEST(QuantizeGguf, SaysHowSmallAModelCanGet) {
+  const StepResult r = quantize(Sample{.layers = 1}.write()).param("target", "2bpw").run();
+  EXPECT_EQ(r.where, "target");
+  EXPECT_EQ(r.message,
+            "the smallest types make a file of 228,464 bytes, 2.66 bits a weight, which is beyond the target; allow "
+            "more, or prune the model first");
+}
+
+TEST(QuantizeGguf, WritesTheSameChoiceForAnyThreadCount) {
+  const std::string folder = Sample{.layers = 2}.write();
+  const StepResult one = quantize(folder).param("target", "4bpw").threads(1).run();
+  const StepResult many = quantize(folder).param("target", "4bpw").threads(5).run();
+  ASSERT_TRUE(one.ok() && many.ok()) << one.message << many.message;
+  EXPECT_EQ(slurp(file_of(one)), slurp(file_of(many)));
+}
+
+TEST(QuantizeGguf, SplitsTheModel) {
+  const std::string folder = Sample{.layers = 2}.write();
+  const StepResult whole = quantize(folder).param("type", "Q8_0").run();
+  const StepResult split = quantize(folder).param("type", "Q8_0").param("part_size", 400000).run();
+  ASSERT_TRUE(whole.ok() && split.ok()) << whole.message << split.message;
+  const std::string first = split.outputs.at("model") + "/model-00001-of-00005.gguf";
+  const auto part = GgufReader::open(first);
+  ASSERT_TRUE(part.ok()) << part.error().message();
+  EXPECT_EQ(*part->get<std::uint16_t>("split.no"), 0);
+  EXPECT_EQ(*part->get<std::uint16_t>("split.count"), 5);
+  EXPECT_EQ(*part->get<std::int32_t>("split.tensors.count"), 20);
+  const auto second = GgufReader::open(split.outputs.at("model") + "/model-00002-of-00005.gguf");
+  EXPECT_EQ(second->metadata().size(), 3u);
+
+  const auto one = GgufReader::open(file_of(whole)), all = GgufReader::open_model(split.outputs.at("model"));
+  ASSERT_TRUE(all.ok()) << all.error().message();
+  ASSERT_EQ(all->tensors().size(), one->tensors().size());
+  for (std::size_t i = 0; i < one->tensors().size(); ++i) {
+    const TensorView &a = one->tensors()[i], &b = all->tensors()[i];
+    EXPECT_EQ(a.name, b.name);
+    EXPECT_TRUE(std::equal(a.bytes.begin(), a.bytes.end(), b.bytes.begin(), b.bytes.end())) << a.name;
+  }
+  EXPECT_EQ(all->text("general.architecture"), "llama");
+}
+
+TEST(QuantizeGguf, WritesAModelfileForOllama) {
+  const std::string folder = Sample{.layers = 1}.write();
+  std::ofstream(folder + "/generation_config.json") << R"({"temperature": 0.5, "top_k": 20, "top_p": 0.75})";
+  const StepResult r = quantize(folder).param("modelfile", true).run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  EXPECT_EQ(slurp(r.outputs.at("model") + "/Modelfile"),
+            "FROM ./model.gguf\nPARAMETER top_k 20\nPARAMETER top_p 0.75\nPARAMETER temperature 0.5\n");
+  EXPECT_EQ(quantize(folder).param("modelfile", true).param("part_size", 4096).run().message,
+            "Ollama reads models in one file; give one of 'modelfile' and 'part_size'");
 }
 
 TEST(QuantizeGguf, StopsWhenCancelled) {

@@ -41,8 +41,9 @@ class IoLoad {
       for (const fs::directory_entry& entry : fs::directory_iterator(source, error))
         if (entry.is_regular_file()) FETTLE_TRY(link(entry.path(), target));
     } else {
-      FETTLE_TRY(fettle::kit::GgufReader::open(source));
-      FETTLE_TRY(link(source, target));
+      FETTLE_TRY(fettle::kit::GgufReader::open_model(source));
+      FETTLE_ASSIGN(const auto parts, fettle::kit::gguf_files(source));
+      for (const std::string& part : parts) FETTLE_TRY(link(part, target));
     }
     if (error) return {Code::io, fmt::format("{}: cannot list: {}", source.string(), error.message()), "path"};
     return {};

@@ -3,9 +3,11 @@
 
 #include "fettle_kit/compress/gguf_mix.h"
 #include "fettle_kit/io/checkpoint.h"
+#include "fettle_kit/io/output_file.h"
 
 #include "export.h"
 #include "importance.h"
+#include "plan.h"
 
 #include <fmt/format.h>
 
@@ -20,16 +22,19 @@ class QuantizeGguf {
  public:
   struct Params {
     std::string type = "Q4_K_M";
+    std::optional<std::string> target;
     std::vector<std::pair<std::string, std::string>> overrides;
     std::optional<std::string> output_type, embedding_type, pre;
     bool keep_output = false;
     std::vector<std::pair<std::string, std::string>> metadata;
     std::string nan = "error";
+    std::optional<fettle::Bytes> part_size;
+    bool modelfile = false;
   };
 
   static fettle::Description<Params> describe() {
     return fettle::Description<Params>("quantize.gguf", "Write a GGUF file for llama.cpp and its kin.")
-        .epoch(1)
+        .epoch(2)
         .version("1.0")
         .reference("docs/reference/gguf.md; byte-identical to llama.cpp's quantizer on x86-64")
         .input("model", "model", "a Hugging Face checkpoint with plain weights",
@@ -37,8 +42,12 @@ class QuantizeGguf {
         .optional_input(
             "imatrix", "stats",
             "how much each input column matters: from calibrate.imatrix, or a file of llama.cpp's (GGUF or .dat)")
-        .output("model", "model", "one file, model.gguf")
+        .output("model", "model", "model.gguf, or model-00001-of-00003.gguf and so on")
+        .output("types", "file", "types.md: the type of every tensor, and what it costs where that was measured")
         .param("type", &Params::type, "type of the file by llama.cpp's name, for example Q4_K_M, Q8_0 or BF16")
+        .param("target", &Params::target,
+               "instead of a type, a size: 4.2bpw or 1.6GiB; each tensor gets the type that keeps the sum of relative "
+               "errors smallest")
         .param("overrides", &Params::overrides,
                "another type for tensors by name, GGUF's or the checkpoint's; '*' matches anything, the first match "
                "counts")
@@ -49,7 +58,11 @@ class QuantizeGguf {
         .param("pre", &Params::pre,
                "llama.cpp's name of the pre-tokenizer, where it cannot be told from tokenizer.json")
         .param("nan", &Params::nan, "what NaN and infinite weights are: an error, or kept (as 0 in block types)",
-               fettle::one_of({"error", "keep"}));
+               fettle::one_of({"error", "keep"}))
+        .param("part_size", &Params::part_size,
+               "split the model: a new file begins before the tensor that would take one beyond this",
+               fettle::at_least(1024, "bytes"))
+        .param("modelfile", &Params::modelfile, "write a Modelfile for Ollama beside the model");
   }
 
   static Status validate(const Params& p) {
@@ -65,7 +78,7 @@ class QuantizeGguf {
         .disk(bytes)
         .like("model", model)
         .attribute("model", "layout", "gguf")
-        .attribute("model", "weights", fmt::format("gguf.{}", options.file->name))
+        .attribute("model", "weights", options.target ? "gguf.mixed" : fmt::format("gguf.{}", options.file->name))
         .attribute("model", "bytes", fmt::format("{:.0f}", bytes));
     return {};
   }
@@ -77,13 +90,16 @@ class QuantizeGguf {
     if (const auto port = context.inputs.find("imatrix")) {
       FETTLE_ASSIGN(importance, Importance::open(port->path()));
     }
-    FETTLE_ASSIGN(const Plan plan, plan_export(model, options, importance ? &*importance : nullptr));
+    FETTLE_ASSIGN(const Plan plan, plan_export(model, options, importance ? &*importance : nullptr,
+                                               [&] { return context.cancelled(); }));
     for (const std::string& warning : plan.warnings) context.warn(warning);
     const Progress progress{[&](std::uint64_t done, std::uint64_t total) { context.progress("weights", done, total); },
                             [&] { return context.cancelled(); }};
-    FETTLE_ASSIGN(const auto notes,
-                  write_file(context.output("model") + "/model.gguf", model, plan, options, progress));
+    const std::string folder = context.output("model");
+    FETTLE_ASSIGN(const auto notes, write_files(folder, model, plan, options, progress));
     for (const std::string& note : notes) context.warn(note);
+    if (p.modelfile) FETTLE_TRY(write_text_file(folder + "/Modelfile", modelfile(plan)));
+    FETTLE_TRY(write_text_file(context.output("types") + "/types.md", types_table(plan)));
     report(plan, context);
     return {};
   }
@@ -112,6 +128,15 @@ class QuantizeGguf {
       return Status(Code::invalid_argument,
                     fmt::format("unknown type '{}'; known are {}", p.type, fmt::join(known, ", ")), "type");
     }
+    if (p.target) {
+      auto target = parse_size_target(*p.target);
+      if (!target) return Status(Code::invalid_argument, target.error().message(), "target");
+      options.target = *target;
+    }
+    if (p.modelfile && p.part_size)
+      return Status(Code::invalid_argument, "Ollama reads models in one file; give one of 'modelfile' and 'part_size'",
+                    "modelfile");
+    if (p.part_size) options.part_bytes = static_cast<std::uint64_t>(p.part_size->value);
     for (const auto& [glob, name] : p.overrides) {
       FETTLE_ASSIGN(const DType type, tensor_type(name, "overrides"));
       options.mix.overrides.emplace_back(glob, type);
@@ -125,8 +150,7 @@ class QuantizeGguf {
     if (p.keep_output && p.output_type)
       return Status(Code::invalid_argument, "give one of 'keep_output' and 'output_type'", "keep_output");
     options.mix.keep_output = p.keep_output;
-    options.pre = p.pre.value_or("");
-    options.metadata = p.metadata;
+    options.metadata = {p.pre.value_or(""), p.metadata};
     options.keep_nan = p.nan == "keep";
     return options;
   }
@@ -137,6 +161,9 @@ class QuantizeGguf {
     const std::int64_t layers = size("layers"), hidden = size("hidden"), ffn = size("ffn"), heads = size("heads"),
                        kv_heads = size("kv_heads"), vocab = size("vocab");
     const double tokenizer = static_cast<double>(vocab) * 32;
+    if (options.target)
+      return options.target->bits > 0 ? options.target->bits / 8 * model.number("parameters") + tokenizer
+                                      : static_cast<double>(options.target->bytes);
     // Only what a decoder can be: run() says what is wrong with a config.json that holds anything else.
     const auto sane = [](std::int64_t n, std::int64_t most) { return n > 0 && n <= most; };
     if (!sane(layers, 1 << 14) || !sane(hidden, 1 << 24) || !sane(ffn, 1 << 24) || !sane(heads, 1 << 14) ||
@@ -172,14 +199,30 @@ class QuantizeGguf {
     return total;
   }
 
+  /// Ollama finds the chat template in the file itself.
+  static std::string modelfile(const Plan& plan) {
+    std::string text = "FROM ./model.gguf\n";
+    for (const auto& [key, value] : plan.metadata) {
+      const std::pair<const char*, const char*> names[] = {{"general.sampling.temp", "temperature"},
+                                                           {"general.sampling.top_k", "top_k"},
+                                                           {"general.sampling.top_p", "top_p"},
+                                                           {"general.sampling.min_p", "min_p"}};
+      for (const auto& [gguf, ollama] : names)
+        if (key == gguf) {
+          if (const auto* real = std::get_if<float>(&value)) text += fmt::format("PARAMETER {} {}\n", ollama, *real);
+          if (const auto* whole = std::get_if<std::int32_t>(&value))
+            text += fmt::format("PARAMETER {} {}\n", ollama, *whole);
+        }
+    }
+    return text;
+  }
+
   static void report(const Plan& plan, fettle::Context& context) {
-    double bytes = 0, source_bytes = 0, weights = 0;
+    double bytes = 0, source_bytes = 0;
+    const auto weights = static_cast<double>(plan.weights());
     std::map<std::string, int> by_type;
     for (const PlannedTensor& t : plan.tensors) {
-      double elements = 1;
-      for (const std::int64_t n : t.layout.shape) elements *= static_cast<double>(n);
-      weights += elements;
-      bytes += static_cast<double>(bytes_of(t.choice.type, static_cast<std::uint64_t>(elements)));
+      bytes += static_cast<double>(stored_bytes(t));
       if (t.source != nullptr) source_bytes += static_cast<double>(t.source->bytes.size());
       ++by_type[fmt::format("tensors_{}", info(t.choice.type).name)];
     }

@@ -4,6 +4,7 @@
 #include "fettle_kit/compress/targets.h"
 
 #include <algorithm>
+#include <cstdlib>
 
 namespace fettle::kit {
 namespace {
@@ -54,7 +55,8 @@ class Mix {
     if (name == "token_embd.weight")
       return file_.type == tq1_0 || file_.type == tq2_0 || file_.type == q2_0 ? q4_k : file_.type;
     if (is_attention_v(name)) return attention_v(attention_v_seen_++);
-    if (contains(name, "ffn_down")) return ffn_down(ffn_down_seen_++);
+    if (contains(name, "attn_k.weight") && model_.experts == 8) return q8_0;
+    if (contains(name, "ffn_down")) return ffn_down(model_.experts > 1 ? layer_in(t.name) : ffn_down_seen_++);
     if (contains(name, "attn_output.weight")) return attention_output();
     return file_.type;
   }
@@ -62,6 +64,10 @@ class Mix {
  private:
   /// The first and the last eighth, and every third layer between.
   static bool more(std::int64_t i, std::int64_t n) { return i < n / 8 || i >= 7 * n / 8 || (i - n / 8) % 3 == 2; }
+  /// Counting does not tell the layer of an expert's matrix: there are several a layer.
+  static std::int64_t layer_in(const std::string& name) {
+    return name.starts_with("blk.") ? std::strtoll(name.c_str() + 4, nullptr, 10) : 0;
+  }
   bool grouped() const { return model_.kv_heads > 0 && model_.heads / model_.kv_heads >= 4; }
 
   DType head(const GgufMixTensor& t) const {
@@ -81,7 +87,7 @@ class Mix {
     const bool model_70b = model_.layers == 80 && (model_.architecture == "qwen2" ||
                                                    (model_.architecture == "llama" && model_.heads != model_.kv_heads));
     if (model_70b && (type == q3_k || type == q4_k)) type = q5_k;
-    return type;
+    return model_.experts == 8 ? q8_0 : type;
   }
 
   DType ffn_down(std::int64_t i) const {
@@ -100,6 +106,11 @@ class Mix {
   }
 
   DType attention_output() const {
+    if (model_.experts == 8)
+      return name_ == "Q2_K" || file_.type == iq4_nl || file_.type == iq4_xs || name_.starts_with("Q4_K") ||
+                     name_ == "Q3_K_S" || name_ == "Q3_K_M"
+                 ? q5_k
+                 : file_.type;
     if (name_ == "Q2_K") return q3_k;
     if (name_ == "Q3_K_M") return q4_k;
     if (name_ == "Q3_K_L") return q5_k;
@@ -112,17 +123,6 @@ class Mix {
   bool has_output_;
   std::int64_t attention_v_count_, attention_v_seen_ = 0, ffn_down_seen_ = 0;
 };
-
-DType fallback(DType type, std::int64_t cols) {
-  if (cols % info(type).block_elems == 0) return type;
-  DType next = f16;
-  if (type == iq4_xs) next = iq4_nl;
-  if (type == q2_0 || type == q2_k || type == q3_k || type == tq1_0 || type == tq2_0) next = q4_0;
-  if (type == q4_k) next = q5_0;
-  if (type == q5_k) next = q5_1;
-  if (type == q6_k) next = q8_0;
-  return cols % info(next).block_elems == 0 ? next : f16;
-}
 
 }  // namespace
 
@@ -137,6 +137,33 @@ const GgufFileType* find_gguf_file_type(std::string_view name) {
   return nullptr;
 }
 
+DType gguf_type_that_fits(DType type, std::int64_t cols) {
+  if (cols % info(type).block_elems == 0) return type;
+  DType next = f16;
+  if (type == iq4_xs) next = iq4_nl;
+  if (type == q2_0 || type == q2_k || type == q3_k || type == tq1_0 || type == tq2_0) next = q4_0;
+  if (type == q4_k) next = q5_0;
+  if (type == q5_k) next = q5_1;
+  if (type == q6_k) next = q8_0;
+  return cols % info(next).block_elems == 0 ? next : f16;
+}
+
+GgufFixedType fixed_gguf_type(const GgufMixTensor& t, const GgufMixOptions& options) {
+  if (!is_quantizable(t, options.keep_output)) {
+    const bool matrix = t.shape.size() >= 2 && t.name.ends_with(".weight") && !contains(t.name, "_norm.weight");
+    return {false, matrix ? t.source : f32};
+  }
+  std::optional<DType> type;
+  if (t.name == "output.weight") type = options.output_type;
+  if (t.name == "token_embd.weight") type = options.embedding_type;
+  for (std::size_t i = 0; !type && i < options.overrides.size(); ++i) {
+    const auto& [glob, wanted] = options.overrides[i];
+    const auto matches = [&](const std::string& name) { return !name.empty() && glob_match(glob, name); };
+    if (matches(t.name) || matches(t.other_name)) type = wanted;
+  }
+  return {true, type};
+}
+
 Result<std::vector<GgufMixChoice>> choose_gguf_types(const GgufFileType& file, const GgufMixModel& model,
                                                      std::span<const GgufMixTensor> tensors,
                                                      const GgufMixOptions& options) {
@@ -147,23 +174,15 @@ Result<std::vector<GgufMixChoice>> choose_gguf_types(const GgufFileType& file, c
   Mix mix(file, model, has_output, attention_v_count);
   std::vector<GgufMixChoice> choices;
   for (const GgufMixTensor& t : tensors) {
-    if (!is_quantizable(t, options.keep_output)) {
-      const bool matrix = t.shape.size() >= 2 && t.name.ends_with(".weight") && !contains(t.name, "_norm.weight");
-      choices.push_back({matrix ? t.source : f32, std::nullopt});
+    auto [quantized, type] = fixed_gguf_type(t, options);
+    if (!quantized) {
+      choices.push_back({*type, std::nullopt});
       continue;
-    }
-    std::optional<DType> type;
-    if (t.name == "output.weight") type = options.output_type;
-    if (t.name == "token_embd.weight") type = options.embedding_type;
-    for (std::size_t i = 0; !type && i < options.overrides.size(); ++i) {
-      const auto& [glob, wanted] = options.overrides[i];
-      const auto matches = [&](const std::string& name) { return !name.empty() && glob_match(glob, name); };
-      if (matches(t.name) || matches(t.other_name)) type = wanted;
     }
     if (!type && info(file.type).block_elems == 1) type = file.type;
     if (!type && t.name == "token_embd.weight" && !has_output) type = options.output_type;
     const DType wanted = type ? *type : mix.choose(t);
-    const DType fits = fallback(wanted, t.shape.back());
+    const DType fits = gguf_type_that_fits(wanted, t.shape.back());
     if (file.name == "Q2_K_S" && fits == q2_k && !model.importance && t.name != "token_embd.weight" &&
         t.name != "output.weight")
       return Status(Code::invalid_argument,

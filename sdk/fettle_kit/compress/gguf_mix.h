@@ -30,7 +30,8 @@ const GgufFileType* find_gguf_file_type(std::string_view name);
 struct GgufMixModel {
   std::string architecture;  ///< general.architecture
   std::int64_t layers = 0, heads = 0, kv_heads = 0;
-  bool importance = false;  ///< there is an importance matrix
+  bool importance = false;   ///< there is an importance matrix
+  std::int64_t experts = 0;  ///< of a mixture-of-experts model
 };
 
 struct GgufMixOptions {
@@ -50,6 +51,16 @@ struct GgufMixChoice {
   DType type = DType::f32;
   std::optional<DType> wanted;  ///< the type that the width of the rows forbade
 };
+
+/// What is decided of a tensor before any rule of a mix.
+struct GgufFixedType {
+  bool quantized = true;      ///< false: vectors, norms, routers; `type` then says how they are stored
+  std::optional<DType> type;  ///< by the options, if they name one
+};
+GgufFixedType fixed_gguf_type(const GgufMixTensor& tensor, const GgufMixOptions& options);
+
+/// `type`, or what stands in for it where its block does not divide the rows.
+DType gguf_type_that_fits(DType type, std::int64_t cols);
 
 /// The type of each tensor, in the order of the file, by the rules of llama.cpp's quantizer; those that count layers
 /// count in this order. Vectors and norms are f32. Rows that a type's block does not divide fall back: K types to the

@@ -314,16 +314,45 @@ Result<GgufContent> parse_gguf(std::span<const std::byte> bytes, std::string_vie
   return Parser(bytes, name).parse();
 }
 
+Status GgufReader::index() {
+  for (std::size_t i = 0; i < content_.metadata.size(); ++i) key_index_.emplace(content_.metadata[i].first, i);
+  for (std::size_t i = 0; i < content_.tensors.size(); ++i)
+    if (!tensor_index_.emplace(content_.tensors[i].name, i).second)
+      return {Code::corrupt_data,
+              fmt::format("{}: tensor {} is in two parts of the model", path(), in_quotes(content_.tensors[i].name))};
+  return {};
+}
+
 Result<GgufReader> GgufReader::open(const std::string& path) {
   FETTLE_ASSIGN(MappedFile file, MappedFile::open(path));
   GgufReader reader;
-  reader.file_ = std::make_unique<MappedFile>(std::move(file));
-  FETTLE_ASSIGN(reader.content_, parse_gguf(reader.file_->bytes(), path));
-  for (std::size_t i = 0; i < reader.content_.metadata.size(); ++i)
-    reader.key_index_.emplace(reader.content_.metadata[i].first, i);
-  for (std::size_t i = 0; i < reader.content_.tensors.size(); ++i)
-    reader.tensor_index_.emplace(reader.content_.tensors[i].name, i);
+  reader.files_.push_back(std::move(file));
+  FETTLE_ASSIGN(reader.content_, parse_gguf(reader.files_.front().bytes(), path));
+  FETTLE_TRY(reader.index());
   return reader;
+}
+
+Result<GgufReader> GgufReader::open_model(const std::string& folder_or_file) {
+  FETTLE_ASSIGN(const auto paths, gguf_files(folder_or_file));
+  if (paths.size() == 1) return open(paths.front());
+  GgufReader model;
+  for (std::size_t i = 0; i < paths.size(); ++i) {
+    FETTLE_ASSIGN(GgufReader part, open(paths[i]));
+    const auto number = part.integer("split.no", -1), count = part.integer("split.count", -1);
+    if (number != static_cast<std::int64_t>(i) || count != static_cast<std::int64_t>(paths.size()))
+      return Status(Code::corrupt_data,
+                    fmt::format("{}: says it is part {} of {} (split.no, split.count), expected {} of {} by its name",
+                                paths[i], number, count, i, paths.size()));
+    model.files_.push_back(std::move(part.files_.front()));
+    if (i == 0) model.content_.metadata = std::move(part.content_.metadata);
+    for (TensorView& tensor : part.content_.tensors) model.content_.tensors.push_back(std::move(tensor));
+  }
+  FETTLE_TRY(model.index());
+  if (const auto total = model.integer("split.tensors.count", -1);
+      total != static_cast<std::int64_t>(model.tensors().size()))
+    return Status(Code::corrupt_data, fmt::format("{}: key 'split.tensors.count' is {}, but the parts hold {} tensors",
+                                                  paths.front(), total, model.tensors().size()));
+  return model;
 }
 
 const GgufValue* GgufReader::find(std::string_view key) const {
@@ -368,15 +397,22 @@ const TensorView* GgufReader::tensor(std::string_view name) const {
   return found == tensor_index_.end() ? nullptr : &content_.tensors[found->second];
 }
 
-Result<GgufWriter> GgufWriter::create(const std::string& path, const GgufMetadata& metadata,
-                                      std::vector<TensorSpec> tensors) {
-  const auto refuse = [&](const std::string& what) {
-    return Status(Code::invalid_argument, fmt::format("{}: {}", path, what));
-  };
-  const auto alignment = alignment_of(metadata);
-  if (!alignment) return refuse(alignment.error().message());
+namespace {
 
-  std::string header(kMagic);
+/// All that comes before the data, without the padding.
+struct Header {
+  std::string bytes;
+  std::uint64_t alignment = kDefaultAlignment, data = 0;  ///< data: bytes of all tensors, padded
+  std::vector<std::uint64_t> sizes;                       ///< of the tensors
+};
+
+/// Errors without the file's name.
+Result<Header> make_header(const GgufMetadata& metadata, const std::vector<TensorSpec>& tensors) {
+  const auto refuse = [](std::string what) { return Status(Code::invalid_argument, std::move(what)); };
+  Header out;
+  FETTLE_ASSIGN(out.alignment, alignment_of(metadata));
+  std::string& header = out.bytes;
+  header = kMagic;
   put(header, kVersion);
   put(header, static_cast<std::uint64_t>(tensors.size()));
   put(header, static_cast<std::uint64_t>(metadata.size()));
@@ -387,8 +423,6 @@ Result<GgufWriter> GgufWriter::create(const std::string& path, const GgufMetadat
     put(header, key);
     std::visit([&](const auto& held) { put_value(header, held); }, value);
   }
-  std::vector<std::uint64_t> sizes;
-  std::uint64_t offset = 0;
   for (const TensorSpec& spec : tensors) {
     const std::string what = "tensor " + in_quotes(spec.name);
     if (spec.name.size() > kMaxTensorName)
@@ -400,20 +434,34 @@ Result<GgufWriter> GgufWriter::create(const std::string& path, const GgufMetadat
     if (type.gguf < 0) return refuse(fmt::format("{}: {} cannot be stored in GGUF", what, type.name));
     const auto size = byte_size(spec);
     if (!size) return refuse(size.error().message());
-    if (*size > std::numeric_limits<std::uint64_t>::max() / 2 - offset)
+    if (*size > std::numeric_limits<std::uint64_t>::max() / 2 - out.data)
       return refuse(fmt::format("{}: the file gets too large", what));
     put(header, spec.name);
     put(header, static_cast<std::uint32_t>(spec.shape.size()));
     for (auto dim = spec.shape.rbegin(); dim != spec.shape.rend(); ++dim) put(header, *dim);
     put(header, static_cast<std::int32_t>(type.gguf));
-    put(header, offset);
-    sizes.push_back(*size);
-    offset = padded(offset + *size, *alignment);
+    put(header, out.data);
+    out.sizes.push_back(*size);
+    out.data = padded(out.data + *size, out.alignment);
   }
 
+  return out;
+}
+
+}  // namespace
+
+Result<std::uint64_t> gguf_file_size(const GgufMetadata& metadata, const std::vector<TensorSpec>& tensors) {
+  FETTLE_ASSIGN(const Header header, make_header(metadata, tensors));
+  return padded(header.bytes.size(), header.alignment) + header.data;
+}
+
+Result<GgufWriter> GgufWriter::create(const std::string& path, const GgufMetadata& metadata,
+                                      std::vector<TensorSpec> tensors) {
+  auto header = make_header(metadata, tensors);
+  if (!header) return std::move(header).error().with_context(path);
   FETTLE_ASSIGN(OutputFile file, OutputFile::create(path));
-  GgufWriter writer(std::move(file), TensorStream(tensors, std::move(sizes)), *alignment);
-  FETTLE_TRY(writer.file_.write(header));
+  GgufWriter writer(std::move(file), TensorStream(tensors, std::move(header->sizes)), header->alignment);
+  FETTLE_TRY(writer.file_.write(header->bytes));
   FETTLE_TRY(writer.pad());
   return writer;
 }

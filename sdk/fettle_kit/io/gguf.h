@@ -41,6 +41,9 @@ Result<GgufContent> parse_gguf(std::span<const std::byte> bytes, std::string_vie
 class GgufReader {
  public:
   static Result<GgufReader> open(const std::string& path);
+  /// A model as gguf_files() finds it: the parts of a split one as if they were one file, with the metadata of the
+  /// first. corrupt_data if the parts do not belong together.
+  static Result<GgufReader> open_model(const std::string& folder_or_file);
   const GgufMetadata& metadata() const { return content_.metadata; }
   const GgufValue* find(std::string_view key) const;
   /// The value if it is stored as exactly this type; null if absent or of another type.
@@ -56,11 +59,11 @@ class GgufReader {
   std::string text(std::string_view key, std::string otherwise = {}) const;
   const std::vector<TensorView>& tensors() const { return content_.tensors; }  ///< in file order
   const TensorView* tensor(std::string_view name) const;
-  const std::string& path() const { return file_->path(); }
-  const MappedFile& file() const { return *file_; }
+  const std::string& path() const { return files_.front().path(); }  ///< of the first part
 
  private:
-  std::unique_ptr<MappedFile> file_;
+  Status index();
+  std::vector<MappedFile> files_;
   GgufContent content_;
   std::map<std::string, std::size_t, std::less<>> key_index_, tensor_index_;
 };
@@ -72,6 +75,9 @@ Result<std::vector<std::string>> gguf_files(const std::string& folder_or_file);
 
 /// The name of a `general.file_type` ("Q4_K_M"), or "" if it has none.
 std::string_view gguf_file_type_name(std::int64_t file_type);
+
+/// The size of the file that GgufWriter makes of this; the same errors.
+Result<std::uint64_t> gguf_file_size(const GgufMetadata& metadata, const std::vector<TensorSpec>& tensors);
 
 /// Streams one GGUF file, version 3, with the alignment that `general.alignment` in the metadata says, else 32. Shapes
 /// row-major. The file appears on finish(). One thread. Errors: invalid_argument for what cannot be stored; io.

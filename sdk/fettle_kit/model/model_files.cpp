@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/model/model_files.h"
 
+#include "fettle_kit/io/gguf.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -23,6 +25,8 @@ Result<std::string> gguf_file_of(const std::string& path) {
   std::sort(found.begin(), found.end());
   if (found.empty())
     return Status(Code::not_found, fmt::format("{}: no model here: neither config.json nor a .gguf file", path));
+  if (found.size() > 1)
+    if (const auto parts = gguf_files(path)) return parts->front();
   if (found.size() > 1)
     return Status(Code::invalid_argument,
                   fmt::format("{}: holds '{}' and '{}'; name the one you mean", path, found[0], found[1]));

@@ -7,7 +7,8 @@
 
 namespace fettle::kit {
 
-/// The GGUF file a model artifact consists of: `path` itself or the one *.gguf in that folder; "" if `path` is a folder
+/// The GGUF file a model artifact consists of: `path` itself, or the one *.gguf in that folder, or the first
+/// part of the one model in it; "" if `path` is a folder
 /// with a config.json, a Hugging Face checkpoint. Errors: not_found for neither, invalid_argument for several GGUF
 /// files.
 Result<std::string> gguf_file_of(const std::string& path);

@@ -108,7 +108,7 @@ Result<Weights> Weights::open(const std::string& path) {
     config.erase("quantization_config");  // what it says is done with
     FETTLE_ASSIGN(source->config, read_model_config(config, path + "/config.json"));
   } else {
-    FETTLE_ASSIGN(source->gguf, GgufReader::open(gguf));
+    FETTLE_ASSIGN(source->gguf, GgufReader::open_model(gguf));
     FETTLE_ASSIGN(Json config, config_from_gguf(*source->gguf));
     FETTLE_ASSIGN(source->architecture, gguf_architecture(config));
     const bool factors = source->gguf->tensor("rope_freqs.weight") != nullptr;

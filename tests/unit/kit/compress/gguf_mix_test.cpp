@@ -143,5 +143,36 @@ TEST(GgufMix, Q2KSDemandsImportance) {
             "type Q2_K_S needs an importance matrix; connect the port 'imatrix', or take Q2_K");
 }
 
+/// A mixture-of-experts model of 8 layers: the experts' matrices are stacked.
+std::string moe_layers(std::string_view type, const std::string& role, std::int64_t experts) {
+  std::vector<GgufMixTensor> tensors;
+  for (int i = 0; i < 8; ++i) {
+    const std::string blk = "blk." + std::to_string(i) + ".";
+    for (const char* part : {"attn_k", "attn_output", "attn_q", "attn_v"})
+      tensors.push_back({blk + part + ".weight", "", {256, 256}, DType::bf16});
+    for (const char* part : {"ffn_down_exps", "ffn_gate_exps", "ffn_up_exps"})
+      tensors.push_back({blk + part + ".weight", "", {experts, 256, 256}, DType::bf16});
+    tensors.push_back({blk + "ffn_gate_inp.weight", "", {experts, 256}, DType::f32});
+  }
+  const auto choices = choose_gguf_types(*find_gguf_file_type(type), {"llama", 8, 8, 4, false, experts}, tensors, {});
+  EXPECT_TRUE(choices.ok()) << choices.error().message();
+  std::string out;
+  for (std::size_t i = 0; i < tensors.size(); ++i)
+    if (tensors[i].name.ends_with("." + role + ".weight")) out += info((*choices)[i].type).name[1];
+  return out;
+}
+
+TEST(GgufMix, GivesEightExpertsBetterAttention) {
+  EXPECT_EQ(moe_layers("Q4_K_M", "attn_v", 8), "88888888");
+  EXPECT_EQ(moe_layers("Q4_K_M", "attn_k", 8), "88888888");
+  EXPECT_EQ(moe_layers("Q4_K_M", "attn_output", 8), "55555555");
+  EXPECT_EQ(moe_layers("Q6_K", "attn_output", 8), "66666666");
+  EXPECT_EQ(moe_layers("Q4_K_M", "attn_k", 16), "44444444");
+  EXPECT_EQ(moe_layers("Q4_K_M", "ffn_down_exps", 8), "64464466");
+  EXPECT_EQ(moe_layers("MXFP4_MOE", "ffn_down_exps", 8), "xxxxxxxx");  // the x of mxfp4
+  EXPECT_EQ(moe_layers("MXFP4_MOE", "attn_q", 8), "88888888");
+  EXPECT_EQ(moe_layers("Q4_K_M", "ffn_gate_inp", 8), "33333333");  // f32: a router stays as it is
+}
+
 }  // namespace
 }  // namespace fettle::kit

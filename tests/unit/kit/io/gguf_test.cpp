@@ -7,6 +7,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <random>
 
 namespace fettle::kit {
@@ -220,7 +221,47 @@ TEST(GgufReader, ReadsASmallFile) {
   ASSERT_NE(w, nullptr);
   EXPECT_THAT(w->shape, ElementsAre(2, 3));
   EXPECT_EQ(w->bytes.size(), 24u);
-  EXPECT_EQ(w->bytes.data() - reader->file().bytes().data(), 160);
+  EXPECT_EQ(std::memcmp(w->bytes.data(), small_file().data() + 160, 24), 0);
+}
+
+/// Part `number` of `count` with one tensor.
+void write_part(const test::ScratchFolder& folder, unsigned number, unsigned count, const std::string& tensor,
+                std::uint16_t claimed, std::int32_t total = 2) {
+  auto writer = GgufWriter::create(
+      folder / ("m-0000" + std::to_string(number) + "-of-0000" + std::to_string(count) + ".gguf"),
+      {{"split.no", claimed}, {"split.count", static_cast<std::uint16_t>(count)}, {"split.tensors.count", total}},
+      {{tensor, DType::f32, {1}}});
+  const float value = static_cast<float>(number);
+  ASSERT_TRUE(writer->append(tensor, std::as_bytes(std::span(&value, 1))));
+  ASSERT_TRUE(writer->finish());
+}
+
+TEST(GgufReader, OpensAModelInParts) {
+  const test::ScratchFolder folder;
+  write_part(folder, 1, 2, "a", 0);
+  write_part(folder, 2, 2, "b", 1);
+  const auto model = GgufReader::open_model(folder.path());
+  ASSERT_TRUE(model) << model.error().message();
+  ASSERT_EQ(model->tensors().size(), 2u);
+  float b = 0;
+  std::memcpy(&b, model->tensor("b")->bytes.data(), sizeof b);
+  EXPECT_EQ(b, 2);
+}
+
+TEST(GgufReader, RefusesPartsThatDoNotBelongTogether) {
+  const test::ScratchFolder folder;
+  write_part(folder, 1, 2, "a", 0);
+  write_part(folder, 2, 2, "b", 0);
+  EXPECT_EQ(GgufReader::open_model(folder.path()).error().message(),
+            (folder / "m-00002-of-00002.gguf") +
+                ": says it is part 0 of 2 (split.no, split.count), expected 1 of 2 by its name");
+  write_part(folder, 2, 2, "a", 1);
+  EXPECT_EQ(GgufReader::open_model(folder.path()).error().message(),
+            (folder / "m-00001-of-00002.gguf") + ": tensor 'a' is in two parts of the model");
+  write_part(folder, 1, 2, "a", 0, 3);
+  write_part(folder, 2, 2, "b", 1);
+  EXPECT_EQ(GgufReader::open_model(folder.path()).error().message(),
+            (folder / "m-00001-of-00002.gguf") + ": key 'split.tensors.count' is 3, but the parts hold 2 tensors");
 }
 
 TEST(GgufReader, RefusesEveryTruncationOfASmallFile) {

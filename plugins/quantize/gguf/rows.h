@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "fettle_kit/compress/gguf_mix.h"
+#include "fettle_kit/io/safetensors.h"
+#include "fettle_kit/model/gguf_layout.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+
+namespace quantize_gguf {
+
+/// One tensor of the file: where it comes from and what becomes of it.
+struct PlannedTensor {
+  fettle::kit::GgufTensor layout;
+  const fettle::kit::TensorView* source = nullptr;  ///< null: computed
+  fettle::kit::GgufMixChoice choice;
+  std::span<const float> importance;  ///< of the columns; empty: all the same
+  std::optional<double> error;        ///< measured, where the type was chosen by it
+};
+
+/// A vector whose elements move (a bias of q or k) counts as a column; any other vector as a row.
+struct RowShape {
+  std::int64_t rows, cols;
+};
+RowShape row_shape(const PlannedTensor& tensor);
+
+/// Rows first .. first + rows of the tensor as they stand in the GGUF file, in f32. Not of a computed one.
+void gather(const PlannedTensor& tensor, std::int64_t first, std::int64_t rows, std::int64_t cols, float* out);
+
+/// x [rows, cols] as `type`; importance [cols] or null.
+void store(fettle::kit::DType type, const float* x, std::byte* out, std::int64_t rows, std::int64_t cols,
+           const float* importance);
+
+}  // namespace quantize_gguf

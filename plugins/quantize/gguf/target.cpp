@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "target.h"
+
+#include <tbb/parallel_for.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+
+namespace quantize_gguf {
+
+using fettle::Result;
+using fettle::Status;
+using namespace fettle::kit;
+
+namespace {
+
+/// Weights of a tensor that are tried: the error of a type hardly differs from one part of a matrix to another.
+constexpr std::int64_t kSample = 1 << 20;
+
+/// The error of one type over some rows, and the sum it is a share of.
+struct Sums {
+  double error = 0, total = 0;
+};
+
+Sums sums_of(DType type, std::span<const float> x, std::int64_t rows, std::int64_t cols,
+             std::span<const float> importance) {
+  std::vector<std::byte> stored(bytes_of(type, x.size()));
+  store(type, x.data(), stored.data(), rows, cols, importance.empty() ? nullptr : importance.data());
+  std::vector<float> back(x.size());
+  info(type).to_f32(stored.data(), back.data(), back.size());
+  Sums sums;
+  for (std::int64_t i = 0; i < rows; ++i)
+    for (std::int64_t j = 0; j < cols; ++j) {
+      const auto at = static_cast<std::size_t>(i * cols + j);
+      const double weight = importance.empty() ? 1.0 : static_cast<double>(importance[static_cast<std::size_t>(j)]);
+      const double w = static_cast<double>(x[at]), difference = w - static_cast<double>(back[at]);
+      sums.error += weight * difference * difference;
+      sums.total += weight * w * w;
+    }
+  return sums;
+}
+
+std::vector<StorageOption> options_of(const PlannedTensor& t, const std::vector<DType>& candidates) {
+  const auto [rows, cols] = row_shape(t);
+  const auto elements = static_cast<std::uint64_t>(rows * cols);
+  if (candidates.size() == 1) return {{candidates[0], bytes_of(candidates[0], elements), 0}};
+  const std::int64_t taken = std::clamp<std::int64_t>(kSample / cols, 1, rows);
+  std::vector<float> x(static_cast<std::size_t>(taken * cols));
+  for (std::int64_t i = 0; i < taken; ++i) gather(t, i * rows / taken, 1, cols, x.data() + i * cols);
+  for (float& v : x)
+    if (!std::isfinite(v)) v = 0;  // whoever writes the file says what is wrong
+  std::vector<StorageOption> out;
+  for (const DType type : candidates) {
+    const Sums sums = sums_of(type, x, taken, cols, t.importance);
+    out.push_back({type, bytes_of(type, elements), sums.total > 0 ? sums.error / sums.total : 0});
+  }
+  return out;
+}
+
+}  // namespace
+
+std::vector<DType> candidate_types(std::int64_t cols) {
+  using enum DType;
+  std::vector<DType> fitting;
+  for (const DType type : {q2_k, q3_k, iq4_xs, iq4_nl, q4_k, q4_0, q4_1, q5_k, q5_0, q5_1, q6_k, q8_0, f16})
+    if (cols % info(type).block_elems == 0) fitting.push_back(type);
+  return fitting;
+}
+
+Result<std::vector<std::vector<StorageOption>>> measure_options(std::span<const PlannedTensor> tensors,
+                                                                std::span<const std::vector<DType>> candidates,
+                                                                const std::function<bool()>& cancelled) {
+  std::vector<std::vector<StorageOption>> out(tensors.size());
+  std::atomic<bool> stopped = false;
+  tbb::parallel_for(std::size_t{0}, tensors.size(), [&](std::size_t i) {
+    if (stopped || (stopped = cancelled())) return;
+    out[i] = options_of(tensors[i], candidates[i]);
+  });
+  if (stopped) return Status(fettle::Code::cancelled, "cancelled");
+  return out;
+}
+
+}  // namespace quantize_gguf

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "fettle/result.h"
+#include "fettle_kit/compress/gguf_budget.h"
+
+#include "rows.h"
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace quantize_gguf {
+
+/// Types that a tensor whose type is left open may get: those that its rows fit.
+std::vector<fettle::kit::DType> candidate_types(std::int64_t cols);
+
+/// What each candidate costs a tensor: sum over its weights of importance * (w - stored w)^2, as a share of the same
+/// sum over w^2 (without importance every column counts the same), times `scale`. Large tensors are judged by evenly
+/// spaced rows. Runs on the caller's TBB arena; the same numbers for any thread count.
+fettle::Result<std::vector<std::vector<fettle::kit::StorageOption>>> measure_options(
+    std::span<const PlannedTensor> tensors, std::span<const std::vector<fettle::kit::DType>> candidates,
+    const std::function<bool()>& cancelled);
+
+}  // namespace quantize_gguf
