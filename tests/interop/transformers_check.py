@@ -107,6 +107,7 @@ def every_family(folder):
         "mistral": (transformers.MistralConfig, dict(sliding_window=16)),
         "qwen2": (transformers.Qwen2Config, dict(use_sliding_window=True, sliding_window=16, max_window_layers=2)),
         "qwen3": (transformers.Qwen3Config, dict(attention_bias=True)),
+        "phi3": (transformers.Phi3Config, dict(sliding_window=16, pad_token_id=0, eos_token_id=2)),
         "gemma2": (transformers.Gemma2Config, dict(sliding_window=16)),
         "gemma3": (transformers.Gemma3TextConfig, dict(sliding_window=16)),
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/io/checkpoint.h"
 
+#include "fettle_kit/io/fused_tensors.h"
 #include "fettle_kit/io/message.h"
 
 #include <fmt/format.h>
@@ -138,10 +139,13 @@ Result<Checkpoint> Checkpoint::open(const std::string& folder) {
   checkpoint.shards_ = std::make_unique<std::vector<SafetensorsReader>>(std::move(shards));
   for (const SafetensorsReader& shard : *checkpoint.shards_) {
     for (const TensorView& tensor : shard.tensors()) {
-      checkpoint.tensors_.push_back(&tensor);
-      checkpoint.index_.emplace(tensor.name, &tensor);
+      auto parts = split_fused(checkpoint.config(), tensor);
+      if (!parts) return std::move(parts).error().with_context(folder);
+      if (parts->empty()) checkpoint.tensors_.push_back(&tensor);
+      for (TensorView& part : *parts) checkpoint.tensors_.push_back(&checkpoint.parts_.emplace_back(std::move(part)));
     }
   }
+  for (const TensorView* tensor : checkpoint.tensors_) checkpoint.index_.emplace(tensor->name, tensor);
   return checkpoint;
 }
 

@@ -5,6 +5,7 @@
 #include "fettle_kit/io/json.h"
 #include "fettle_kit/io/safetensors.h"
 
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -22,7 +23,8 @@ class Checkpoint {
   static Result<Checkpoint> open(const std::string& folder);
   const std::string& folder() const { return folder_; }
   const Json& config() const { return *config_; }  ///< an object
-  /// All tensors, shard by shard in file-name order, inside a shard in file order.
+  /// All tensors, shard by shard in file-name order, inside a shard in file order; those that a family stores as one
+  /// apart (fused_tensors.h).
   const std::vector<const TensorView*>& tensors() const { return tensors_; }
   const TensorView* find(std::string_view name) const;
   /// The tensor, or an error that names it and the folder.
@@ -35,6 +37,7 @@ class Checkpoint {
   std::string folder_;
   std::shared_ptr<const Json> config_;
   std::unique_ptr<std::vector<SafetensorsReader>> shards_;
+  std::deque<TensorView> parts_;  ///< of fused tensors
   std::vector<const TensorView*> tensors_;
   std::map<std::string, const TensorView*, std::less<>> index_;
 };

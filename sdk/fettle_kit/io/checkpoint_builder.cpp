@@ -111,20 +111,37 @@ Result<CheckpointBuilder> CheckpointBuilder::create(const std::string& folder, c
   CheckpointBuilder builder;
   builder.folder_ = folder;
   builder.options_ = std::move(options);
+  FETTLE_ASSIGN(auto stored, join_fused(config, specs));
+  std::map<std::string, std::vector<std::string>, std::less<>> parts;
+  std::map<std::string, std::uint64_t, std::less<>> sizes;
+  for (const TensorSpec& spec : specs) {
+    FETTLE_ASSIGN(const std::uint64_t size, byte_size(spec));
+    if (!sizes.emplace(spec.name, size).second)
+      return Status(Code::invalid_argument,
+                    fmt::format("{}: tensor {} is to be written twice", folder, in_quotes(spec.name)));
+  }
+  specs.clear();
+  for (StoredTensor& tensor : stored) {
+    if (!parts.emplace(tensor.spec.name, std::move(tensor.parts)).second)
+      return Status(Code::invalid_argument,
+                    fmt::format("{}: tensor {} is to be written twice", folder, in_quotes(tensor.spec.name)));
+    specs.push_back(std::move(tensor.spec));
+  }
   FETTLE_ASSIGN(auto shards, split_into_shards(std::move(specs), builder.options_.shard_bytes, builder.total_));
   for (std::size_t i = 0; i < shards.size(); ++i) {
     Shard shard;
     shard.file_name =
         shards.size() == 1 ? kSingle : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
-    shard.specs = std::move(shards[i]);
-    for (const TensorSpec& spec : shard.specs) {
-      Place place;
-      place.shard = i;
-      FETTLE_ASSIGN(place.size, byte_size(spec));
-      if (place.size != 0) ++shard.unfinished;
-      if (!builder.places_.emplace(spec.name, place).second)
-        return Status(Code::invalid_argument,
-                      fmt::format("{}: tensor {} is to be written twice", folder, in_quotes(spec.name)));
+    for (TensorSpec& spec : shards[i]) {
+      std::vector<std::string>& names = parts.find(spec.name)->second;
+      std::uint64_t offset = 0;
+      for (const std::string& name : names) {
+        const std::uint64_t size = sizes.find(name)->second;
+        builder.places_.emplace(name, Place{i, offset, size, 0});
+        offset += size;
+        if (size != 0) ++shard.unfinished;
+      }
+      shard.tensors.push_back({std::move(spec), std::move(names)});
     }
     builder.shards_.push_back(std::move(shard));
   }
@@ -141,10 +158,12 @@ Result<CheckpointBuilder> CheckpointBuilder::create(const std::string& folder, c
 
 Status CheckpointBuilder::open_shard(Shard& shard) {
   const std::string path = join(folder_, shard.file_name);
-  FETTLE_ASSIGN(const SafetensorsHeader header, safetensors_header(path, shard.specs, options_.metadata));
+  std::vector<TensorSpec> specs;
+  for (const StoredTensor& tensor : shard.tensors) specs.push_back(tensor.spec);
+  FETTLE_ASSIGN(const SafetensorsHeader header, safetensors_header(path, specs, options_.metadata));
   std::uint64_t end = header.bytes.size();
-  for (std::size_t i = 0; i < shard.specs.size(); ++i) {
-    places_.find(shard.specs[i].name)->second.offset = end;
+  for (std::size_t i = 0; i < shard.tensors.size(); ++i) {
+    for (const std::string& part : shard.tensors[i].parts) places_.find(part)->second.offset += end;
     end += header.sizes[i];
   }
   FETTLE_ASSIGN(OutputFile file, OutputFile::create(path));
@@ -183,7 +202,8 @@ Status CheckpointBuilder::finish() {
                           in_quotes(name), grouped(place.written), grouped(place.size))};
   if (shards_.size() == 1) return {};
   std::map<std::string, std::string> weight_map;
-  for (const auto& [name, place] : places_) weight_map[name] = shards_[place.shard].file_name;
+  for (const Shard& shard : shards_)
+    for (const StoredTensor& tensor : shard.tensors) weight_map[tensor.spec.name] = shard.file_name;
   const Json index = {{"metadata", {{"total_size", total_}}}, {"weight_map", weight_map}};
   return write_json_file(join(folder_, kIndex), index);
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "fettle_kit/io/checkpoint.h"
+#include "fettle_kit/io/fused_tensors.h"
 
 #include <cstddef>
 #include <map>
@@ -14,7 +15,8 @@ namespace fettle::kit {
 
 /// Writes a checkpoint folder whose tensors come in whatever order the work yields them: their places in the shards are
 /// fixed by the specs, so the files are the same bytes for any order. What write_checkpoint() says of config.json,
-/// carried files, shards and the index holds here. A shard's file is open from its first byte until its last.
+/// carried files, shards and the index holds here; parts of tensors that a family stores as one come by their own names
+/// (fused_tensors.h). A shard's file is open from its first byte until its last.
 /// Constant memory. One thread at a time.
 class CheckpointBuilder {
  public:
@@ -29,13 +31,13 @@ class CheckpointBuilder {
  private:
   struct Shard {
     std::string file_name;
-    std::vector<TensorSpec> specs;
+    std::vector<StoredTensor> tensors;
     std::size_t unfinished = 0;    ///< tensors
     std::vector<OutputFile> file;  ///< one while it is being written
   };
   struct Place {
     std::size_t shard = 0;
-    std::uint64_t offset = 0, size = 0, written = 0;  ///< offset: in the file, known once the shard is open
+    std::uint64_t offset = 0, size = 0, written = 0;  ///< offset: in its tensor, in the file once the shard is open
   };
   Status open_shard(Shard& shard);
 

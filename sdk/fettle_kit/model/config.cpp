@@ -59,6 +59,7 @@ void refuse_other_maths(ConfigKeys& keys) {
 std::vector<std::int64_t> read_windows(ConfigKeys& keys, const Family& family, std::int64_t layers) {
   std::vector<std::int64_t> windows(static_cast<std::size_t>(layers), 0);
   if (family.windows == WindowRule::none || keys.is_null("sliding_window")) return windows;
+  if (family.windows == WindowRule::every_layer_if_given && !keys.find("sliding_window")) return windows;
   const std::int64_t window = keys.integer("sliding_window", 1, INT32_MAX, 4096);  // 4096: what transformers assumes
   const Json* types = keys.find("layer_types");
   if (types && (!types->is_array() || types->size() != windows.size())) {
@@ -83,6 +84,7 @@ std::vector<std::int64_t> read_windows(ConfigKeys& keys, const Family& family, s
       case WindowRule::none:
         return false;
       case WindowRule::every_layer:
+      case WindowRule::every_layer_if_given:
         return true;
       case WindowRule::from_max_layer:
         return from_layer && layer >= first;

@@ -10,7 +10,8 @@ namespace fettle::kit {
 /// Which layers see only a window of earlier positions, where the config has no `layer_types`.
 enum class WindowRule {
   none,
-  every_layer,     ///< if `sliding_window` is set
+  every_layer,     ///< if `sliding_window` is set, or missing
+  every_layer_if_given,
   from_max_layer,  ///< layers >= `max_window_layers`, if `use_sliding_window`
   even_layers,
   all_but_nth,  ///< layer i unless (i + 1) is a multiple of `sliding_window_pattern`

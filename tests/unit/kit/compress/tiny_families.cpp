@@ -49,7 +49,7 @@ std::vector<TensorSpec> family_tensors(const Json& config) {
 }  // namespace
 
 std::vector<std::string> tiny_family_names() {
-  return {"llama", "llama-bias", "llama-tied", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text"};
+  return {"llama", "llama-bias", "llama-tied", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3_text"};
 }
 
 Json tiny_family(const std::string& name) {
@@ -60,7 +60,7 @@ Json tiny_family(const std::string& name) {
   if (name == "llama-tied") config["tie_word_embeddings"] = true;
   if (name.starts_with("llama")) return config;
   config["model_type"] = name;
-  if (name == "mistral") config["sliding_window"] = 8;
+  if (name == "mistral" || name == "phi3") config["sliding_window"] = 8;
   if (name.starts_with("qwen")) {
     config["use_sliding_window"] = true;
     config["sliding_window"] = 8;

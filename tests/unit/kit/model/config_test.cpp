@@ -165,7 +165,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{"no_model_type", without(llama(), "model_type"), "'model_type' is missing"},
         BadConfig{
             "unknown_type", with(llama(), "model_type", "mamba"),
-            "model type 'mamba' is not supported; supported are llama, mistral, qwen2, qwen3, gemma2, gemma3_text"},
+            "model type 'mamba' is not supported; supported are llama, mistral, qwen2, qwen3, phi3, gemma2, gemma3_text"},
         BadConfig{"missing_size", without(llama(), "hidden_size"), "'hidden_size' is missing"},
         BadConfig{"text_size", with(llama(), "hidden_size", "64"),
                   "'hidden_size' is \"64\", expected an integer from 1 to 1048576"},

@@ -96,8 +96,8 @@ TEST_F(WeightsTest, ConfigProblemsNameTheFile) {
   ASSERT_TRUE(test::write_tiny_model(folder_, config, tensors).ok());
   EXPECT_EQ(Weights::open(folder_).error().message(),
             folder_ +
-                "/config.json: model type 'rwkv' is not supported; supported are llama, mistral, qwen2, qwen3, gemma2, "
-                "gemma3_text");
+                "/config.json: model type 'rwkv' is not supported; supported are llama, mistral, qwen2, qwen3, phi3, "
+                "gemma2, gemma3_text");
 }
 
 }  // namespace
