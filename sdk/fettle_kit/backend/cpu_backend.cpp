@@ -60,6 +60,20 @@ std::vector<float> factor_of(const Array& weight, float offset) {
   return factor;
 }
 
+/// AdamW on n elements. A function of its own, with pointers that say they do not overlap, so that the compiler takes
+/// several at a time: one at a time is a third slower.
+void adamw_part(float* __restrict w, float* __restrict m, float* __restrict v, const float* __restrict gradient,
+                int64_t n, const AdamwStep s) {
+  const float rate = s.rate / s.correction1, root = 1.0f / s.correction2, keep = 1.0f - s.rate * s.decay;
+  const float rest1 = 1.0f - s.beta1, rest2 = 1.0f - s.beta2;
+  for (int64_t i = 0; i < n; ++i) {
+    const float g = gradient[i] * s.gradient_scale;
+    m[i] = s.beta1 * m[i] + rest1 * g;
+    v[i] = s.beta2 * v[i] + rest2 * (g * g);
+    w[i] = keep * w[i] - rate * m[i] / (std::sqrt(v[i] * root) + s.epsilon);
+  }
+}
+
 }  // namespace
 
 // ---- memory
@@ -301,17 +315,10 @@ void CpuBackend::adamw(const Array& value, const Array& first, const Array& seco
           "adamw");
   float *const w = dense(value, "adamw"), *const m = dense(first, "adamw"), *const v = dense(second, "adamw");
   const float* const gradients = dense(gradient, "adamw");
-  const float rate = s.rate / s.correction1, root = 1.0f / s.correction2, keep = 1.0f - s.rate * s.decay;
-  const float rest1 = 1.0f - s.beta1, rest2 = 1.0f - s.beta2;
   const bool narrow = used && used.element == Element::bf16;
   const bool copied = used && used.element == Element::real && matrix(used).data != w;
   each_part(value.size(), [&](int64_t at, int64_t n) {
-    for (int64_t i = at; i < at + n; ++i) {
-      const float g = gradients[i] * s.gradient_scale;
-      m[i] = s.beta1 * m[i] + rest1 * g;
-      v[i] = s.beta2 * v[i] + rest2 * (g * g);
-      w[i] = keep * w[i] - rate * m[i] / (std::sqrt(v[i] * root) + s.epsilon);
-    }
+    adamw_part(w + at, m + at, v + at, gradients + at, n, s);
     if (narrow) kernels().f32_to_bf16(const_cast<std::uint16_t*>(cpu::bf16_matrix(used).data) + at, w + at, size(n));
     if (copied) std::copy_n(w + at, n, matrix(used).data + at);
   });

@@ -42,6 +42,8 @@ class CpuBackend final : public Backend {
                       Activation activation) override;
   void add(const Array& y, const Array& a, const Array& b) override;
 
+  /// Rows of logits that head_loss holds at a time, unless it is told.
+  static std::int64_t loss_rows(std::int64_t vocab);
   LossSums head_loss(const HeadLoss& head, const LossTarget& target) override;
   void logits(const Array& logits, const Array& hidden, const Array& head, float softcap, Precision precision) override;
   double squared_error(const Array& dx, const Array& x, const Array& target, std::span<const std::uint8_t> rows,

@@ -17,14 +17,6 @@ using cpu::matrix;
 using cpu::require;
 using std::int64_t;
 
-/// Rows of logits held at a time. A chunk and the teacher's should stay in the outer cache (4 MiB), but each chunk reads
-/// the head twice and its gradient once: below 512 rows that costs more, as long as a chunk takes no more than 64 MiB.
-/// Sums do not depend on it: in f32 they run row by row, in bf16 by slices of 32 rows, and a chunk is whole slices.
-int64_t chunk_rows(int64_t vocab) {
-  constexpr int64_t kCached = int64_t{1} << 20, kMost = int64_t{16} << 20, kEnoughRows = 512;
-  return std::max({int64_t{32}, kCached / vocab / 32 * 32, std::min(kEnoughRows, kMost / vocab / 32 * 32)});
-}
-
 std::size_t size(int64_t n) { return static_cast<std::size_t>(n); }
 
 /// Rows of `whole`, grown if need be.
@@ -82,6 +74,16 @@ RowSums capped_row_loss(std::span<float> z, std::span<float> teacher, const Loss
 
 }  // namespace
 
+/// Rows of logits held at a time. A chunk and the teacher's should stay in the outer cache (4 MiB), but each chunk
+/// reads the head twice and its gradient once: below 512 rows that costs more, as long as a chunk takes no more than 64
+/// MiB. Sums do not depend on it: in f32 they run row by row, in bf16 by slices of 32 rows, and a chunk is whole
+/// slices.
+int64_t CpuBackend::loss_rows(int64_t vocab) {
+  vocab = std::max<int64_t>(vocab, 1);
+  constexpr int64_t kCached = int64_t{1} << 20, kMost = int64_t{16} << 20, kEnoughRows = 512;
+  return std::max({int64_t{32}, kCached / vocab / 32 * 32, std::min(kEnoughRows, kMost / vocab / 32 * 32)});
+}
+
 LossSums CpuBackend::head_loss(const HeadLoss& h, const LossTarget& target) {
   const int64_t rows = h.hidden.rows, vocab = h.head.rows;
   const auto fits = [rows](std::size_t n) { return n == 0 || n == size(rows); };
@@ -95,7 +97,7 @@ LossSums CpuBackend::head_loss(const HeadLoss& h, const LossTarget& target) {
   // Tokens that the student does not have are not looked at.
   const Array teacher_head =
       live ? target.teacher_head.rows_from(0, std::min(vocab, target.teacher_head.rows)) : Array();
-  const int64_t wanted = h.chunk > 0 ? h.chunk : chunk_rows(vocab);
+  const int64_t wanted = h.chunk > 0 ? h.chunk : loss_rows(vocab);
   const int64_t chunk = std::min(wanted, rows);
   const bool narrow = h.precision == Precision::bf16, gradient = static_cast<bool>(h.hidden_gradient);
   std::vector<RowSums> found(size(rows));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/model/network.h"
 
+#include "fettle_kit/backend/cpu_backend.h"
 #include "fettle_kit/io/checkpoint.h"
 #include "fettle_kit/model/parameter_values.h"
 #include "fettle_kit/model/trainable_block.h"
@@ -333,7 +334,8 @@ double Network::bytes(const ModelConfig& c, double rows, const NetworkOptions& o
   const auto parameters = static_cast<double>(c.parameters()), hidden = static_cast<double>(c.hidden);
   const auto ffn = static_cast<double>(c.intermediate), width = static_cast<double>(c.heads * c.head_dim);
   const auto kv_width = static_cast<double>(c.kv_heads * c.head_dim);
-  double total = parameters * (real + (options.frozen ? 0 : real) + (narrow ? 2 : 0));
+  const double unused = c.tied ? 0 : static_cast<double>(c.vocab) * hidden;  // the embedding is no factor of a product
+  double total = parameters * (real + (options.frozen ? 0 : real)) + (narrow ? 2 * (parameters - unused) : 0);
   double block =
       real * (hidden + 2 * width + 2 * kv_width + 2 * ffn + static_cast<double>(c.heads)) + flow * (2 * hidden + ffn);
   if (c.family->qk_norm) block += real * (width + kv_width);
@@ -341,7 +343,7 @@ double Network::bytes(const ModelConfig& c, double rows, const NetworkOptions& o
   const double kept = options.checkpointing || options.frozen ? 1 : static_cast<double>(c.layers);
   total += rows * (kept * block + real * hidden * static_cast<double>(c.layers + 1) + flow * hidden);
   if (!options.frozen) total += rows * (real * (4 * hidden + 2 * width + 2 * kv_width + ffn) + flow * 2 * ffn);
-  const double chunk = std::min(rows, std::max(32.0, 8388608.0 / static_cast<double>(c.vocab)));
+  const double chunk = std::min(rows, static_cast<double>(CpuBackend::loss_rows(c.vocab)));
   return total + chunk * static_cast<double>(c.vocab) * (real + (narrow && !options.frozen ? 2 : 0));
 }
 
