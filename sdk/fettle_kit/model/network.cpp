@@ -2,7 +2,7 @@
 #include "fettle_kit/model/network.h"
 
 #include "fettle_kit/backend/cpu_backend.h"
-#include "fettle_kit/io/checkpoint.h"
+#include "fettle_kit/io/checkpoint_builder.h"
 #include "fettle_kit/model/parameter_values.h"
 #include "fettle_kit/model/trainable_block.h"
 
@@ -305,12 +305,12 @@ Status Network::write(const std::string& folder, Json config, DType dtype, const
                                                                                             : "float16";
   std::vector<TensorSpec> specs;
   for (const Parameter& p : state_->parameters) specs.push_back({p.name, dtype, p.shape});
-  const auto source = [&](const TensorSpec& spec, const TensorSink& sink) -> Status {
-    const Parameter& p = *state_->by_name.at(spec.name);
+  FETTLE_ASSIGN(auto builder, CheckpointBuilder::create(folder, config, std::move(specs), from));
+  std::vector<float> rows;
+  std::vector<std::byte> bytes;
+  for (const Parameter& p : state_->parameters) {
     const Array& values = transformed && p.transform ? p.used : p.value;
     const int64_t step = std::max<int64_t>(1, (int64_t{1} << 20) / values.cols);
-    std::vector<float> rows;
-    std::vector<std::byte> bytes;
     for (int64_t first = 0; first < values.rows; first += step) {
       const int64_t count = std::min(step, values.rows - first);
       rows.resize(static_cast<std::size_t>(count * values.cols));
@@ -321,11 +321,10 @@ Status Network::write(const std::string& folder, Json config, DType dtype, const
                 fmt::format("tensor '{}' holds {}, beyond the range of f16; write bf16 instead", p.name, *too_large)};
       bytes.resize(bytes_of(dtype, rows.size()));
       info(dtype).from_f32(rows.data(), bytes.data(), rows.size());
-      FETTLE_TRY(sink(bytes));
+      FETTLE_TRY(builder.append(p.name, bytes));
     }
-    return {};
-  };
-  return write_checkpoint(folder, config, std::move(specs), source, from);
+  }
+  return builder.finish();
 }
 
 double Network::bytes(const ModelConfig& c, double rows, const NetworkOptions& options) {

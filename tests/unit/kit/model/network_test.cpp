@@ -2,6 +2,8 @@
 #include "fettle_kit/model/network.h"
 
 #include "fettle_kit/io/checkpoint.h"
+#include "fettle_kit/io/json.h"
+#include "fettle_kit/io/safetensors.h"
 #include "fettle_kit/io/sha256.h"
 
 #include "kernels/kernel_testing.h"
@@ -54,6 +56,7 @@ const FamilyCase kFamilies[] = {
     {"mistral", R"({"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 4})"},
     {"qwen2", R"({"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "num_key_value_heads": 1})"},
     {"qwen3", R"({"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"})"},
+    {"phi3", R"({"architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "sliding_window": 4})"},
     {"gemma2", R"({"architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2", "sliding_window": 4,
        "query_pre_attn_scalar": 12, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0,
        "hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": true})"},
@@ -310,6 +313,31 @@ TEST(Network, WritesWhatItWasOpenedFrom) {
   }
 }
 
+TEST(Network, WritesFusedTensorsAsTheFamilyStoresThem) {
+  const test::ScratchFolder scratch;
+  const std::string source = std::string(FETTLE_TEST_SOURCE_DIR) + "/tests/data/phi3", copy = scratch / "copy";
+  const auto cpu = make_cpu_backend();
+  auto weights = Weights::open(source);
+  ASSERT_TRUE(weights.ok()) << weights.error().message();
+  const auto network = Network::open(*cpu, *weights, {});
+  ASSERT_TRUE(network.ok()) << network.error().message();
+  const auto config = read_json_file(source + "/config.json");
+  const Status status = network->write(copy, *config, DType::f32, "");
+  ASSERT_TRUE(status.ok()) << status.message();
+  const auto before = SafetensorsReader::open(source + "/model.safetensors");
+  const auto after = SafetensorsReader::open(copy + "/model.safetensors");
+  ASSERT_TRUE(after.ok());
+  ASSERT_EQ(after->tensors().size(), before->tensors().size());
+  for (const TensorView& tensor : before->tensors()) {
+    const TensorView* same = after->find(tensor.name);
+    ASSERT_NE(same, nullptr) << tensor.name;
+    std::vector<float> a(static_cast<std::size_t>(tensor.elements())), b(a.size());
+    info(tensor.dtype).to_f32(tensor.bytes.data(), a.data(), a.size());
+    info(same->dtype).to_f32(same->bytes.data(), b.data(), b.size());
+    EXPECT_EQ(b, a) << tensor.name;
+  }
+}
+
 TEST(Network, SaysWhichDtypeItWrote) {
   const test::ScratchFolder scratch;
   const auto cpu = make_cpu_backend();
@@ -345,7 +373,7 @@ TEST(Network, RefusesTokensOfAnotherVocabulary) {
 
 TEST(Network, GivesAFrozenTeacherTheSameHiddenStates) {
   const auto cpu = make_cpu_backend();
-  const ModelConfig config = config_of(kFamilies[5]);
+  const ModelConfig config = config_of(kFamilies[5]);  // qwen3
   Network network = stirred(*cpu, config);
   Network frozen = stirred(*cpu, config, {.precision = Precision::real, .checkpointing = false, .frozen = true});
   ASSERT_TRUE(network.forward(tokens(1), kBatch).ok());
@@ -388,6 +416,21 @@ TEST(Network, MultipliesByWhatATransformMakesOfAParameter) {
   doubled.finish_gradients();
   const std::vector<float> filtered = floats(*cpu, p.gradient), whole = floats(*cpu, plain.find(name)->gradient);
   for (std::size_t i = 0; i < filtered.size(); ++i) ASSERT_EQ(filtered[i], master[i] > 0 ? 0 : whole[i]);
+}
+
+TEST(Network, HasNearlyTheSameGradientInBf16) {
+  const auto cpu = make_cpu_backend();
+  const ModelConfig config = config_of(kFamilies[0]);
+  Network exact = stirred(*cpu, config);
+  Network rounded = stirred(*cpu, config, {.precision = Precision::bf16, .checkpointing = false, .frozen = false});
+  EXPECT_NEAR(pass(rounded, 1), pass(exact, 1), 0.03);
+  double difference = 0, norm = 0;
+  for (std::size_t i = 0; i < exact.parameters().size(); ++i) {
+    const auto a = floats(*cpu, exact.parameters()[i].gradient), b = floats(*cpu, rounded.parameters()[i].gradient);
+    for (std::size_t j = 0; j < a.size(); ++j) difference += std::pow(a[j] - b[j], 2), norm += std::pow(a[j], 2);
+  }
+  EXPECT_LE(std::sqrt(difference / norm), 0.03);  // 2^-9 a factor, through some twenty products
+  EXPECT_GT(difference, 0) << "rounded at all";
 }
 
 TEST(Network, AddsMicroBatchesUntilGradientsAreZeroed) {
