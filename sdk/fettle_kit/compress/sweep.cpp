@@ -36,9 +36,19 @@ Square damped(const Square& gram, double damping, std::vector<std::int64_t>& dea
   return h;
 }
 
-/// y += a x, the same chain of fused multiply-adds as in a matrix product.
-FETTLE_EVERY_ISA void add_scaled(float* __restrict y, float a, const float* __restrict x, std::int64_t n) {
-  for (std::int64_t k = 0; k < n; ++k) y[k] = std::fma(a, x[k], y[k]);
+constexpr std::int64_t tile = 8;  // rows side by side: while one waits for its value, others go on
+
+/// y[i, k] += a[i] x[k] for so many rows, from column `from` to `size`: the same chains of fused multiply-adds as in a
+/// matrix product. Begins at a multiple of 16 where it can, so that what one call stores the next can load whole:
+/// columns before `from` change too, and nobody looks at them any more.
+FETTLE_EVERY_ISA void add_outer(float* __restrict y, const float* __restrict a, const float* __restrict x,
+                                std::int64_t rows, std::int64_t stride, std::int64_t from, std::int64_t size) {
+  const std::int64_t begin = from / 16 * 16;
+  for (std::int64_t i = 0; i < rows; ++i) {
+    float* const row = y + i * stride;
+    const float scale = a[i];
+    for (std::int64_t k = begin; k < size; ++k) row[k] = std::fma(scale, x[k], row[k]);
+  }
 }
 
 }  // namespace
@@ -64,6 +74,7 @@ SweepReport sweep_columns(MutMatrix w, const SweepFactor& along, SweepRule& rule
   std::vector<double> diagonal(static_cast<std::size_t>(w.cols));
   for (std::int64_t j = 0; j < w.cols; ++j) diagonal[static_cast<std::size_t>(j)] = u(j, j);
   std::vector<double> row_errors(static_cast<std::size_t>(w.rows));
+  std::vector<float> errors(static_cast<std::size_t>(w.rows * std::min(block, w.cols)));  // negated, for the product
 
   for (std::int64_t first = 0; first < w.cols; first += block) {
     const std::int64_t size = std::min(block, w.cols - first), after = first + size;
@@ -79,18 +90,27 @@ SweepReport sweep_columns(MutMatrix w, const SweepFactor& along, SweepRule& rule
         rest[static_cast<std::size_t>(j * (w.cols - after) + k - after)] = static_cast<float>(u(first + j, k));
     }
 
-    std::vector<float> errors(static_cast<std::size_t>(w.rows * size));  // negated, for the product below
-    tbb::parallel_for(tbb::blocked_range<std::int64_t>(0, w.rows, 8), [&](const auto& range) {
-      for (std::int64_t i = range.begin(); i < range.end(); ++i) {
-        float* const row = w.data + i * w.stride + first;
+    const std::int64_t stride = (size + 15) / 16 * 16;
+    tbb::parallel_for(tbb::blocked_range<std::int64_t>(0, (w.rows + tile - 1) / tile), [&](const auto& range) {
+      std::vector<float> work(static_cast<std::size_t>(tile * stride));
+      for (std::int64_t part = range.begin(); part < range.end(); ++part) {
+        const std::int64_t top = part * tile, rows = std::min(tile, w.rows - top);
+        for (std::int64_t i = 0; i < rows; ++i)
+          std::copy_n(w.data + (top + i) * w.stride + first, size, work.data() + i * stride);
         for (std::int64_t j = 0; j < size; ++j) {
           const auto left = static_cast<std::size_t>(size - j);
-          const float value = rule.value(i, first + j, {row + j, left}, block_diagonal.last(left));
-          const float error = (row[j] - value) / factor[static_cast<std::size_t>(j * size + j)];
-          row[j] = value;
-          add_scaled(row + j + 1, -error, factor.data() + j * size + j + 1, size - j - 1);
-          errors[static_cast<std::size_t>(i * size + j)] = -error;
-          row_errors[static_cast<std::size_t>(i)] += static_cast<double>(error) * static_cast<double>(error);
+          const float divisor = factor[static_cast<std::size_t>(j * size + j)];
+          float negated[tile] = {};
+          for (std::int64_t i = 0; i < rows; ++i) {
+            const float* const rest_of_row = work.data() + i * stride + j;
+            const float value = rule.value(top + i, first + j, {rest_of_row, left}, block_diagonal.last(left));
+            const float error = (rest_of_row[0] - value) / divisor;
+            w.data[(top + i) * w.stride + first + j] = value;
+            negated[i] = -error;
+            errors[static_cast<std::size_t>((top + i) * size + j)] = -error;
+            row_errors[static_cast<std::size_t>(top + i)] += static_cast<double>(error) * static_cast<double>(error);
+          }
+          add_outer(work.data(), negated, factor.data() + j * size, rows, stride, j + 1, size);
         }
       }
     });
