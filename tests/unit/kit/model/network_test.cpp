@@ -433,6 +433,78 @@ TEST(Network, HasNearlyTheSameGradientInBf16) {
   EXPECT_GT(difference, 0) << "rounded at all";
 }
 
+/// AdamW without decay, as the training loop runs it.
+class Optimizer {
+ public:
+  explicit Optimizer(Network& network) : network_(network) {
+    for (const Parameter& p : network.parameters())
+      for (auto* moments : {&first_, &second_}) {
+        moments->push_back(network.backend().allocate(p.value.rows, p.value.cols));
+        network.backend().fill(moments->back(), 0);
+      }
+  }
+  void step(float rate) {
+    ++steps_;
+    AdamwStep adamw{.rate = rate};
+    adamw.correction1 = 1 - std::pow(adamw.beta1, static_cast<float>(steps_));
+    adamw.correction2 = 1 - std::pow(adamw.beta2, static_cast<float>(steps_));
+    std::size_t i = 0;
+    for (const Parameter& p : network_.parameters()) {
+      network_.backend().adamw(p.value, first_[i], second_[i], p.gradient, p.used, adamw);
+      ++i;
+    }
+    network_.zero_gradients();
+  }
+
+ private:
+  Network& network_;
+  std::vector<Array> first_, second_;
+  int steps_ = 0;
+};
+
+TEST(Network, LearnsOneBatchByHeart) {
+  const auto cpu = make_cpu_backend();
+  for (const Precision precision : {Precision::real, Precision::bf16}) {
+    auto network = Network::create(*cpu, config_of(kFamilies[0]), 1, 0.05,
+                                   {.precision = precision, .checkpointing = true, .frozen = false});
+    ASSERT_TRUE(network.ok());
+    Optimizer optimizer(*network);
+    const double first = pass(*network, 1);
+    EXPECT_NEAR(first, std::log(static_cast<double>(kVocab)), 0.3);
+    for (int step = 0; step < 100; ++step) {
+      optimizer.step(0.01f);
+      pass(*network, 1);
+    }
+    EXPECT_LT(pass(*network, 1), 0.01);
+  }
+}
+
+TEST(Network, StaysAsItIsWithItselfAsTeacher) {
+  const auto cpu = make_cpu_backend();
+  for (const Precision precision : {Precision::real, Precision::bf16}) {
+    const ModelConfig config = config_of(kFamilies[6]);
+    Network student = stirred(*cpu, config, {.precision = precision, .checkpointing = false, .frozen = false});
+    Network teacher = stirred(*cpu, config, {.precision = precision, .checkpointing = false, .frozen = true});
+    Optimizer optimizer(student);
+    for (const std::uint64_t batch : {1, 2}) {
+      ASSERT_TRUE(student.forward(tokens(batch), kBatch).ok());
+      ASSERT_TRUE(teacher.forward(tokens(batch), kBatch).ok());
+      LossTarget target;
+      target.spec.divergence = Divergence::forward_kl, target.spec.temperature = 2;
+      target.teacher_hidden = teacher.hidden(), target.teacher_head = teacher.head();
+      target.teacher_softcap = config.logit_softcap, target.teacher_scale = 1;
+      const LossSums sums = student.head_loss(target);
+      EXPECT_EQ(sums.divergence, 0);
+      EXPECT_EQ(sums.teacher_rows, kBatch.rows());
+      student.backward();
+      optimizer.step(0.01f);
+    }
+    for (std::size_t i = 0; i < student.parameters().size(); ++i)
+      expect_same(floats(*cpu, student.parameters()[i].value), floats(*cpu, teacher.parameters()[i].value),
+                  student.parameters()[i].name);
+  }
+}
+
 TEST(Network, AddsMicroBatchesUntilGradientsAreZeroed) {
   const auto cpu = make_cpu_backend();
   Network network = stirred(*cpu, config_of(kFamilies[0]));
