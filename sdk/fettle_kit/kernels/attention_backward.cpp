@@ -92,6 +92,15 @@ class HeadGradient {
     return h_.window > 0 ? std::max<int64_t>(0, position + 1 - h_.window) : 0;
   }
 
+  struct Range {
+    int64_t first, count;
+  };
+  /// Of the keys [start, start + keys), those that any of the positions sees.
+  Range keys_seen(int64_t first_position, int64_t last_position, int64_t start, int64_t keys) const {
+    const int64_t low = std::clamp<int64_t>(first_key(first_position) - start, 0, keys);
+    return {low, std::clamp<int64_t>(last_position + 1 - start, low, keys) - low};
+  }
+
   void add(int64_t head, int64_t query, int64_t queries, int64_t start, int64_t keys, const float* k, bool first) {
     const int64_t dim = h_.head_dim, column = head * dim, row = row0_ + query;
     for (int64_t i = 0; i < queries; ++i) {
@@ -101,21 +110,41 @@ class HeadGradient {
       std::copy_n(dout, dim, douts_ + i * kPackedStride);
       dot_[i] = t_.dot(dout, p_.out.data + (row + i) * p_.out.stride + column, static_cast<std::size_t>(dim));
     }
-    product(p_rows_, kPackedStride, queries_, keys_by_depth_, kKeyTile, dim, queries, keys, false, t_);
-    product(ds_rows_, kPackedStride, douts_, values_by_depth_, kKeyTile, dim, queries, keys, false, t_);
+    // Blocks of 28 rows, two register tiles of AVX-512, skip what the mask hides from all of them. The size is part of
+    // the result: a sum that skips zeros may keep another sign of zero.
+    constexpr int64_t kBlock = 28;
+    for (int64_t i = 0; i < queries; i += kBlock) {
+      const int64_t rows = std::min(kBlock, queries - i);
+      const Range seen = keys_seen(query + i, query + i + rows - 1, start, keys);
+      const int64_t at = i * kPackedStride + seen.first;
+      product(p_rows_ + at, kPackedStride, queries_ + i * kPackedStride, keys_by_depth_ + seen.first, kKeyTile, dim,
+              rows, seen.count, false, t_);
+      product(ds_rows_ + at, kPackedStride, douts_ + i * kPackedStride, values_by_depth_ + seen.first, kKeyTile, dim,
+              rows, seen.count, false, t_);
+    }
     for (int64_t i = 0; i < queries; ++i) weigh(i, query + i, p_.log_sums(row + i, head), start, keys);
 
     t_.transpose(p_cols_, kPackedStride, p_rows_, kPackedStride, queries, keys);
-    product(dv_.data + (row0_ + start) * dv_.stride + kv_column_, dv_.stride, p_cols_, douts_, kPackedStride, queries,
-            keys, dim, !first, t_);
     t_.transpose(ds_cols_, kPackedStride, ds_rows_, kPackedStride, queries, keys);
-    product(dk_.data + (row0_ + start) * dk_.stride + kv_column_, dk_.stride, ds_cols_, queries_, kPackedStride,
-            queries, keys, dim, !first, t_);
-    for (int64_t i = 0; i < queries; ++i)
-      t_.scale(ds_rows_ + i * kPackedStride, h_.scale, ds_rows_ + i * kPackedStride, static_cast<std::size_t>(keys));
+    for (int64_t s = 0; s < keys; s += kBlock) {
+      const int64_t rows = std::min(kBlock, keys - s), key = start + s;
+      const int64_t i = std::clamp<int64_t>(key - query, 0, queries);  // the first query that sees any of them
+      const int64_t at = s * kPackedStride + i, to = row0_ + key;
+      product(dv_.data + to * dv_.stride + kv_column_, dv_.stride, p_cols_ + at, douts_ + i * kPackedStride,
+              kPackedStride, queries - i, rows, dim, !first, t_);
+      product(dk_.data + to * dk_.stride + kv_column_, dk_.stride, ds_cols_ + at, queries_ + i * kPackedStride,
+              kPackedStride, queries - i, rows, dim, !first, t_);
+    }
     const bool first_of_query = first_key(query) / kKeyTile * kKeyTile == start;
-    product(dq_.data + row * dq_.stride + column, dq_.stride, ds_rows_, k, p_.k.stride, keys, queries, dim,
-            !first_of_query, t_);
+    for (int64_t i = 0; i < queries; i += kBlock) {
+      const int64_t rows = std::min(kBlock, queries - i);
+      const Range seen = keys_seen(query + i, query + i + rows - 1, start, keys);
+      float* const ds = ds_rows_ + i * kPackedStride + seen.first;
+      for (int64_t r = 0; r < rows; ++r)
+        t_.scale(ds + r * kPackedStride, h_.scale, ds + r * kPackedStride, static_cast<std::size_t>(seen.count));
+      product(dq_.data + (row + i) * dq_.stride + column, dq_.stride, ds, k + seen.first * p_.k.stride, p_.k.stride,
+              seen.count, rows, dim, !first_of_query, t_);
+    }
   }
 
   /// Scores of a query become P, and dP becomes dS: dscore / d(scale q k').
