@@ -122,6 +122,8 @@ def every_family(folder):
         logits_agree(f"{name} after prune.width", step(folder, "prune.width", {"model": ("model", dense)}, cut))
         logits_agree(f"{name} after prune.depth",
                      step(folder, "prune.depth", {"model": ("model", dense)}, {"remove": [1]}))
+        logits_agree(f"{name} after prune.magnitude",
+                     step(folder, "prune.magnitude", {"model": ("model", dense)}, {"share": 0.5}))
 
 
 def main():
