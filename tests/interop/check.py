@@ -51,6 +51,17 @@ def perplexity_agrees(folder, checkpoint, held, kind, tolerance):
     check(f"perplexity of {file.name}", abs(mine / theirs - 1) < tolerance, f"ours {mine:.4f}, llama.cpp {theirs:.4f}, {100 * (mine / theirs - 1):+.3f} %")
 
 
+def pruned(folder, name, technique, params):
+    """The checkpoint after one technique that needs the model alone."""
+    out = folder / name
+    description = folder / f"{name}.json"
+    description.write_text(json.dumps({
+        "plugin": technique.replace(".", "_"), "technique": technique, "params": params, "outputs": {"model": str(out)},
+        "inputs": [{"port": "model", "kind": "model", "path": str(PROSE), "attributes": {"layout": "hf"}}]}))
+    probe("step", description)
+    return out
+
+
 def generates(folder, checkpoint):
     """Greedy continuation is words of the vocabulary, and its logits are finite."""
     with Llama(folder / f"{checkpoint.name}-Q8_0.gguf") as llama:
@@ -99,6 +110,9 @@ def main():
         goldens_are_ggmls(folder)
         for kind in ("F32", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0"):
             perplexity_agrees(folder, PROSE, HELD, kind, 0.005)
+        narrow = {"ffn_size": 512, "hidden_size": 192, "head_count": 2, "score": "weight"}
+        perplexity_agrees(folder, pruned(folder, "narrow", "prune.width", narrow), HELD, "Q8_0", 0.005)
+        perplexity_agrees(folder, pruned(folder, "shallow", "prune.depth", {"remove": [1]}), HELD, "Q8_0", 0.005)
         generates(folder, PROSE)
         tokenizes_alike(folder, PROSE, texts())
         for other in ("prose-34m", "stories260K"):
