@@ -263,8 +263,8 @@ Json gptq_config(const GptqFormat& f, const std::vector<ModuleScheme>& modules,
                  {"pack_dtype", "int32"},
                  {"true_sequential", f.true_sequential},
                  {"static_groups", f.static_groups},
-                 {"damp_percent", f.damping},
                  {"meta", {{"quantizer", {"fettle:0.1.0"}}}}};
+  if (f.damping > 0) config["damp_percent"] = f.damping;  // gptqmodel 7 refuses 0
   if (!dynamic.empty()) config["dynamic"] = dynamic;
   return config;
 }
