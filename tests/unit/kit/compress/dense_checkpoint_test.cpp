@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fettle_kit/compress/dense_checkpoint.h"
+
+#include "fettle_kit/compress/compressed_tensors.h"
+#include "fettle_kit/compress/gptq_layout.h"
+
+#include "unit/kit/io/scratch_folder.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include <cstring>
+
+namespace fettle::kit {
+namespace {
+
+using test::ScratchFolder;
+
+constexpr std::int64_t rows = 32, cols = 64;
+
+struct Parts {
+  Json config;
+  std::vector<TensorSpec> specs;
+  std::vector<std::vector<std::byte>> bytes;
+};
+
+CodedMatrix coded(const GridScheme& scheme) {
+  std::vector<float> w(rows * cols);
+  for (std::size_t i = 0; i < w.size(); ++i) w[i] = static_cast<float>(i % 17) - 8.0F;
+  return round_to_grid(ConstMatrix(w.data(), rows, cols), scheme);
+}
+
+GridScheme scheme_of(DType scales, bool symmetric) {
+  GridScheme s;
+  s.group_size = 32;
+  s.scale_type = scales;
+  s.symmetric = symmetric;
+  return s;
+}
+
+Parts gptq_parts() {
+  GptqFormat format;
+  format.scheme = scheme_of(DType::f16, true);
+  return {{{"quantization_config", gptq_config(format, {}, {})}},
+          gptq_specs("m", rows, cols, format.scheme),
+          pack_gptq(coded(format.scheme), GptqVersion::v1)};
+}
+
+Parts packed_parts() {
+  const GridScheme s = scheme_of(DType::bf16, false);
+  CompressedGroup group{"pack-quantized", pack_quantized_args(s, false), nullptr, {"m"}};
+  return {{{"quantization_config", compressed_tensors_config({group}, {"lm_head"})}},
+          pack_quantized_specs("m", rows, cols, s),
+          pack_quantized_bytes(coded(s), s)};
+}
+
+Result<DenseCheckpoint> open(const ScratchFolder& folder, const Parts& parts) {
+  const auto source = [&](const TensorSpec& spec, const TensorSink& sink) -> Status {
+    for (std::size_t i = 0; i < parts.specs.size(); ++i)
+      if (parts.specs[i].name == spec.name) {
+        std::vector<std::byte> bytes = parts.bytes[i];
+        bytes.resize(*byte_size(spec));  // a changed shape has other bytes
+        return sink(bytes);
+      }
+    return {};
+  };
+  EXPECT_TRUE(write_checkpoint(folder / "m", parts.config, parts.specs, source, "").ok());
+  return DenseCheckpoint::open(folder / "m");
+}
+
+std::int32_t& entry(Parts& parts, std::size_t tensor, std::size_t index) {
+  return *reinterpret_cast<std::int32_t*>(parts.bytes[tensor].data() + index * 4);
+}
+
+struct Damage {
+  const char* name;
+  Parts (*make)();
+  void (*change)(Parts&);
+  const char* message;  ///< after the folder; without the list of what is known, which grows
+};
+
+class DamagedCheckpoint : public ::testing::TestWithParam<Damage> {};
+
+TEST_P(DamagedCheckpoint, IsRefused) {
+  const ScratchFolder folder;
+  Parts parts = GetParam().make();
+  GetParam().change(parts);
+  const auto opened = open(folder, parts);
+  ASSERT_FALSE(opened.ok());
+  EXPECT_THAT(opened.error().message(), ::testing::StartsWith(folder / "m" + GetParam().message));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Rows, DamagedCheckpoint,
+    ::testing::Values(
+        Damage{"method", gptq_parts, [](Parts& p) { p.config["quantization_config"]["quant_method"] = "hqq"; },
+               "/config.json: quant_method 'hqq' cannot be read; known are "},
+        Damage{"gptq_bits", gptq_parts, [](Parts& p) { p.config["quantization_config"]["bits"] = 5; },
+               "/config.json: quantization_config: bits is 5, expected 2, 3, 4 or 8"},
+        Damage{"gptq_form", gptq_parts,
+               [](Parts& p) { p.config["quantization_config"]["checkpoint_format"] = "marlin"; },
+               "/config.json: quantization_config: checkpoint_format 'marlin' cannot be read; known are 'gptq' and "
+               "'gptq_v2'"},
+        Damage{"gptq_words", gptq_parts,
+               [](Parts& p) {
+                 p.specs[0].shape = {9, rows};
+               },
+               ": tensor 'm.g_idx' is i32 [64], expected i32 with one entry for each input of 9 rows of words"},
+        Damage{"gptq_zeros", gptq_parts,
+               [](Parts& p) {
+                 p.specs[1].shape = {2, 5};
+               },
+               ": tensor 'm.qzeros' is i32 [2, 5], expected i32 [2, 4]"},
+        Damage{"gptq_scales", gptq_parts,
+               [](Parts& p) {
+                 p.specs[2].shape = {2, 31};
+               },
+               ": tensor 'm.scales' is f16 [2, 31], expected floats [groups, 32]"},
+        Damage{"gptq_no_scales", gptq_parts, [](Parts& p) { p.specs.erase(p.specs.begin() + 2); },
+               ": tensor 'm.scales' is missing"},
+        Damage{"gptq_group", gptq_parts, [](Parts& p) { entry(p, 3, 7) = 2; },
+               ": tensor 'm.g_idx' puts input 7 into group 2, but there are 2"},
+        Damage{"gptq_negative_group", gptq_parts, [](Parts& p) { entry(p, 3, 7) = -1; },
+               ": tensor 'm.g_idx' puts input 7 into group -1, but there are 2"},
+        Damage{"ct_groups", packed_parts, [](Parts& p) { p.config["quantization_config"].erase("config_groups"); },
+               "/config.json: quantization_config: has no object 'config_groups'"},
+        Damage{"ct_form", packed_parts,
+               [](Parts& p) { p.config["quantization_config"]["config_groups"]["group_0"]["format"] = "marlin-24"; },
+               "/config.json: quantization_config: format 'marlin-24' cannot be read; known are "},
+        Damage{"ct_target", packed_parts,
+               [](Parts& p) { p.config["quantization_config"]["config_groups"]["group_0"]["targets"] = {"re:other"}; },
+               ": tensor 'm.weight_scale' is there, but no config group applies to its module"},
+        Damage{"ct_words", packed_parts,
+               [](Parts& p) {
+                 p.specs[0].shape = {rows, 7};
+               },
+               ": tensor 'm.weight_packed' is i32 [32, 7], expected i32 [32, 8]"},
+        Damage{"ct_negative_shape", packed_parts, [](Parts& p) { std::memset(p.bytes[2].data(), 0xff, 8); },
+               ": tensor 'm.weight_shape' says -1 x 64, expected positive sizes"},
+        Damage{"ct_huge_shape", packed_parts, [](Parts& p) { std::memset(p.bytes[2].data() + 8, 0x7f, 8); },
+               ": tensor 'm.weight_shape' says 32 x 9187201950435737471, expected positive sizes"},
+        Damage{"ct_scales", packed_parts,
+               [](Parts& p) {
+                 p.specs[1].shape = {rows, 3};
+               },
+               ": tensor 'm.weight_scale' is bf16 [32, 3], expected floats [32, 2]"},
+        Damage{"ct_zeros", packed_parts, [](Parts& p) { p.specs.pop_back(); },
+               ": tensor 'm.weight_zero_point' is missing, expected i32 [4, 2]"},
+        Damage{
+            "ct_group_size", packed_parts,
+            [](Parts& p) { p.config["quantization_config"]["config_groups"]["group_0"]["weights"]["group_size"] = 48; },
+            ": tensor 'm.weight_packed' has rows of 64, which groups of 48 do not divide"}),
+    [](const auto& row) { return row.param.name; });
+
+TEST(DenseCheckpoint, MatchesPatternsFromTheStartOfTheName) {
+  const ScratchFolder folder;
+  Parts parts = packed_parts();
+  parts.config["quantization_config"]["config_groups"]["group_0"]["targets"] = {"re:m$"};
+  const auto opened = open(folder, parts);
+  ASSERT_TRUE(opened.ok()) << opened.error().message();
+  EXPECT_NE(opened->find("m.weight")->packed, nullptr);
+}
+
+TEST(DenseCheckpoint, GivesUpOnPatternsThatTakeForever) {
+  const ScratchFolder folder;
+  Parts parts = packed_parts();
+  for (TensorSpec& spec : parts.specs) spec.name = std::string(60, 'a') + spec.name.substr(1);
+  parts.config["quantization_config"]["config_groups"]["group_0"]["targets"] = {"re:(a+)+b"};
+  EXPECT_FALSE(open(folder, parts).ok());
+}
+
+/// Version 1 stores zero - 1; a zero point of 8 is a word of sevens.
+TEST(GptqLayout, StoresZeroPointsAsItsVersionDoes) {
+  const CodedMatrix m = coded(scheme_of(DType::f16, true));
+  const auto word = [](const std::vector<std::byte>& bytes) {
+    std::uint32_t first = 0;
+    std::memcpy(&first, bytes.data(), 4);
+    return first;
+  };
+  EXPECT_EQ(word(pack_gptq(m, GptqVersion::v1)[1]), 0x77777777U);
+  EXPECT_EQ(word(pack_gptq(m, GptqVersion::v2)[1]), 0x88888888U);
+}
+
+/// Other writers store asymmetric zeros of 0 in version 1 as a borrow across fields, which adding word by word undoes.
+TEST(GptqLayout, UndoesBorrowsBetweenZeroPoints) {
+  const ScratchFolder folder;
+  Parts parts = gptq_parts();
+  for (std::size_t i = 0; i < 8; ++i) entry(parts, 1, i) = static_cast<std::int32_t>(0x00000000U - 0x11111111U);
+  const auto opened = open(folder, parts);
+  ASSERT_TRUE(opened.ok());
+  std::vector<float> row(cols);
+  DenseCheckpoint::read(*opened->find("m.weight"), 0, MutMatrix(row.data(), 1, cols));
+  for (const float x : row) EXPECT_GE(x, 0);
+}
+
+}  // namespace
+}  // namespace fettle::kit
