@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model of training_bench.cpp in PyTorch: a full AdamW step in f32 and under bf16 autocast.
-usage: training_peer.py [threads [steps]]; needs torch. Prints what training_bench prints."""
+usage: training_peer.py [threads [steps [--eager]]]; needs torch. --eager: attention and AdamW as written out, not PyTorch's
+fused ones. Prints what training_bench prints."""
 import math
 import sys
 import time
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 
 threads = int(sys.argv[1]) if len(sys.argv) > 1 else 2
 steps = int(sys.argv[2]) if len(sys.argv) > 2 else 5
+eager = '--eager' in sys.argv
 torch.set_num_threads(threads)
 torch.manual_seed(1)
 D, L, H, FFN, V, B, T = 512, 8, 8, 1376, 32000, 4, 256
@@ -22,6 +24,9 @@ cos, sin = torch.cat([angles.cos()] * 2, -1), torch.cat([angles.sin()] * 2, -1)
 
 def rope(x):
     return x * cos + torch.cat([-x[..., HEAD // 2:], x[..., :HEAD // 2]], -1) * sin
+
+
+mask = torch.full((T, T), float('-inf')).triu(1)
 
 
 class Block(nn.Module):
@@ -36,7 +41,11 @@ class Block(nn.Module):
         y = self.n1(x)
         q, k, v = (p(y).view(B, T, H, HEAD).transpose(1, 2) for p in (self.q, self.k, self.v))
         q, k = rope(q).to(v.dtype), rope(k).to(v.dtype)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1 / math.sqrt(HEAD))
+        if eager:
+            weights = F.softmax(q @ k.transpose(-1, -2) / math.sqrt(HEAD) + mask, -1)
+            mixed = weights.to(v.dtype) @ v
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.o(mixed.transpose(1, 2).reshape(B, T, D))
         y = self.n2(x)
         return x + self.down(F.silu(self.gate(y)) * self.up(y))
@@ -56,7 +65,7 @@ class Llama(nn.Module):
 
 
 model = Llama()
-optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=True)
+optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=not eager)
 ids, labels = torch.randint(0, V, (B, T)), torch.randint(0, V, (B, T))
 
 
