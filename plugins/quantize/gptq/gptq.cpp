@@ -29,16 +29,28 @@ class Rule final : public SweepRule {
     });
   }
 
-  float value(std::int64_t row, std::int64_t column, std::span<const float> rest, std::span<const double>) override {
-    if (!options_.static_groups && column % span_ == 0 && static_cast<std::size_t>(span_) <= rest.size())
-      fit(row, column, rest.first(static_cast<std::size_t>(span_)));
+  float value(std::int64_t row, std::int64_t column, std::span<const float> rest,
+              std::span<const double> diagonal) override {
+    float result = 0;
+    values(row, 1, column, rest.data(), 0, diagonal, &result);
+    return result;
+  }
+
+  void values(std::int64_t row, std::int64_t rows, std::int64_t column, const float* rest, std::int64_t stride,
+              std::span<const double> diagonal, float* out) override {
+    if (!options_.static_groups && column % span_ == 0 && static_cast<std::size_t>(span_) <= diagonal.size())
+      for (std::int64_t i = 0; i < rows; ++i)
+        fit(row + i, column, {rest + i * stride, static_cast<std::size_t>(span_)});
     const std::int64_t home = order_.empty() ? column : order_[static_cast<std::size_t>(column)];
-    const Steps s = coded_.steps(row, coded_.group_of[static_cast<std::size_t>(home)]);
-    const bool kept = options_.mask == nullptr || options_.mask->kept(row, home);
-    const float level = kept ? level_of(rest[0], s, coded_.bits) : 0.0F;
-    coded_.codes[static_cast<std::size_t>(row * coded_.cols + home)] =
-        static_cast<std::uint8_t>(level + static_cast<float>(s.zero));
-    return s.scale * level;
+    const std::int64_t group = coded_.group_of[static_cast<std::size_t>(home)];
+    std::uint8_t* const codes = coded_.codes.data() + row * coded_.cols + home;
+    for (std::int64_t i = 0; i < rows; ++i) {
+      const Steps s = coded_.steps(row + i, group);
+      const bool kept = options_.mask == nullptr || options_.mask->kept(row + i, home);
+      const float level = kept ? level_of(rest[i * stride], s, coded_.bits) : 0.0F;
+      codes[i * coded_.cols] = static_cast<std::uint8_t>(level + static_cast<float>(s.zero));
+      out[i] = s.scale * level;
+    }
   }
 
  private:

@@ -35,12 +35,26 @@ struct Range {
   float min = 0, max = 0;
 };
 
+/// Sixteen at a time, so that the loop can run in lanes.
+FETTLE_EVERY_ISA Range extent(const float* w, std::size_t n) {
+  if (n == 0) return {};
+  constexpr std::size_t lanes = 16;
+  float least[lanes], most[lanes];
+  std::fill_n(least, lanes, w[0]);
+  std::fill_n(most, lanes, w[0]);
+  std::size_t i = 0;
+  for (; i + lanes <= n; i += lanes)
+    for (std::size_t k = 0; k < lanes; ++k) {
+      least[k] = w[i + k] < least[k] ? w[i + k] : least[k];
+      most[k] = w[i + k] > most[k] ? w[i + k] : most[k];
+    }
+  Range r{*std::min_element(least, least + lanes), *std::max_element(most, most + lanes)};
+  for (; i < n; ++i) r = {std::min(r.min, w[i]), std::max(r.max, w[i])};
+  return r;
+}
+
 Range range_of(std::span<const float> w, const GridScheme& scheme) {
-  Range r{w.empty() ? 0.0F : w[0], w.empty() ? 0.0F : w[0]};
-  for (const float x : w) {
-    r.min = std::min(r.min, x);
-    r.max = std::max(r.max, x);
-  }
+  Range r = extent(w.data(), w.size());
   if (scheme.symmetric) {
     r.max = std::max(-r.min, r.max);
     r.min = -r.max;

@@ -36,7 +36,7 @@ Square damped(const Square& gram, double damping, std::vector<std::int64_t>& dea
   return h;
 }
 
-constexpr std::int64_t tile = 8;  // rows side by side: while one waits for its value, others go on
+constexpr std::int64_t tile = 16;  // rows side by side: while one waits for its value, others go on
 
 /// y[i, k] += a[i] x[k] for so many rows, from column `from` to `size`: the same chains of fused multiply-adds as in a
 /// matrix product. Begins at a multiple of 16 where it can, so that what one call stores the next can load whole:
@@ -83,34 +83,39 @@ SweepReport sweep_columns(MutMatrix w, const SweepFactor& along, SweepRule& rule
 
     std::vector<float> factor(static_cast<std::size_t>(size * size)),
         rest(static_cast<std::size_t>(size * (w.cols - after)));
-    for (std::int64_t j = 0; j < size; ++j) {
-      for (std::int64_t k = 0; k < size; ++k)
-        factor[static_cast<std::size_t>(j * size + k)] = static_cast<float>(u(first + j, first + k));
-      for (std::int64_t k = after; k < w.cols; ++k)
-        rest[static_cast<std::size_t>(j * (w.cols - after) + k - after)] = static_cast<float>(u(first + j, k));
-    }
+    tbb::parallel_for(std::int64_t{0}, size, [&](std::int64_t j) {
+      const double* const row = u.row(first + j);
+      std::transform(row + first, row + after, factor.begin() + j * size,
+                     [](double x) { return static_cast<float>(x); });
+      std::transform(row + after, row + w.cols, rest.begin() + j * (w.cols - after),
+                     [](double x) { return static_cast<float>(x); });
+    });
 
     const std::int64_t stride = (size + 15) / 16 * 16;
     tbb::parallel_for(tbb::blocked_range<std::int64_t>(0, (w.rows + tile - 1) / tile), [&](const auto& range) {
-      std::vector<float> work(static_cast<std::size_t>(tile * stride));
+      std::vector<float> work(static_cast<std::size_t>(tile * stride)), done(work.size());
       for (std::int64_t part = range.begin(); part < range.end(); ++part) {
         const std::int64_t top = part * tile, rows = std::min(tile, w.rows - top);
+        double sums[tile] = {};
         for (std::int64_t i = 0; i < rows; ++i)
           std::copy_n(w.data + (top + i) * w.stride + first, size, work.data() + i * stride);
         for (std::int64_t j = 0; j < size; ++j) {
-          const auto left = static_cast<std::size_t>(size - j);
           const float divisor = factor[static_cast<std::size_t>(j * size + j)];
-          float negated[tile] = {};
+          float values[tile], negated[tile] = {};
+          rule.values(top, rows, first + j, work.data() + j, stride,
+                      block_diagonal.last(static_cast<std::size_t>(size - j)), values);
           for (std::int64_t i = 0; i < rows; ++i) {
-            const float* const rest_of_row = work.data() + i * stride + j;
-            const float value = rule.value(top + i, first + j, {rest_of_row, left}, block_diagonal.last(left));
-            const float error = (rest_of_row[0] - value) / divisor;
-            w.data[(top + i) * w.stride + first + j] = value;
+            const float error = (work[static_cast<std::size_t>(i * stride + j)] - values[i]) / divisor;
+            done[static_cast<std::size_t>(i * stride + j)] = values[i];
             negated[i] = -error;
             errors[static_cast<std::size_t>((top + i) * size + j)] = -error;
-            row_errors[static_cast<std::size_t>(top + i)] += static_cast<double>(error) * static_cast<double>(error);
+            sums[i] += static_cast<double>(error) * static_cast<double>(error);
           }
           add_outer(work.data(), negated, factor.data() + j * size, rows, stride, j + 1, size);
+        }
+        for (std::int64_t i = 0; i < rows; ++i) {
+          std::copy_n(done.data() + i * stride, size, w.data + (top + i) * w.stride + first);
+          row_errors[static_cast<std::size_t>(top + i)] += sums[i];
         }
       }
     });
