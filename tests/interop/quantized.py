@@ -65,7 +65,7 @@ def compressed_config_is_valid(tools, folder):
 
 
 def unpacked_gptq(tensors, module, bits, offset):
-    """formats of the words as published, written from their description alone: a bit stream along the inputs."""
+    """The words as published, written from their description alone: a bit stream along the inputs."""
     words = tensors[f"{module}.qweight"].numpy().view(np.uint32)
     zeros = tensors[f"{module}.qzeros"].numpy().view(np.uint32)
     scales = tensors[f"{module}.scales"].numpy().astype(np.float32)
