@@ -102,8 +102,9 @@ TEST(Refit, KeepsZerosExact) {
   std::vector<float> w = layer.zeroed();
   layer.fit(w, 20);
   for (std::int64_t i = 0; i < Layer::rows; ++i)
-    for (std::int64_t j = 0; j < Layer::cols; ++j)
+    for (std::int64_t j = 0; j < Layer::cols; ++j) {
       if (!layer.mask.kept(i, j)) EXPECT_EQ(w[static_cast<std::size_t>(i * Layer::cols + j)], 0.0F);
+    }
 }
 
 TEST(Refit, IsNeverWorseThanItsStart) {
