@@ -3,6 +3,7 @@
 
 #include "fettle_kit/tensor/block_layout.h"
 #include "fettle_kit/tensor/block_search.h"
+#include "fettle_kit/tensor/lattice_codec.h"
 
 #include <algorithm>
 #include <cmath>
@@ -403,6 +404,14 @@ void encode(DType type, const float* x, const float* q, float row_sigma2, Byte* 
       return encode_iq4_nl(x, q, out);
     case iq4_xs:
       return encode_iq4_xs(x, q, out);
+    case iq2_xxs:
+    case iq2_xs:
+    case iq2_s:
+    case iq3_xxs:
+    case iq3_s:
+    case iq1_s:
+    case iq1_m:
+      return encode_lattice(type, x, q, out);
     default:
       return;
   }
@@ -512,6 +521,14 @@ void decode(DType type, const Byte* in, float* y) {
       }
       return;
     }
+    case iq2_xxs:
+    case iq2_xs:
+    case iq2_s:
+    case iq3_xxs:
+    case iq3_s:
+    case iq1_s:
+    case iq1_m:
+      return decode_lattice(type, in, y);
     default:
       return;
   }
@@ -519,10 +536,9 @@ void decode(DType type, const Byte* in, float* y) {
 
 }  // namespace
 
-bool has_block_codec(DType type) {
-  using enum DType;
-  return (type >= q4_0 && type <= nvfp4) || type == q1_0 || type == q2_0;
-}
+bool has_block_codec(DType type) { return info(type).block_elems > 1; }
+
+bool needs_importance(DType type) { return lattice_needs_importance(type); }
 
 void encode_blocks_reference(DType type, const float* x, std::byte* out, std::int64_t rows, std::int64_t cols,
                              const float* importance) {

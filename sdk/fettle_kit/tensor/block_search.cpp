@@ -164,49 +164,49 @@ float search_positive(int n, int nmax, const float* x, const float* w, std::uint
   if (max < negligible) return 0;
 
   const auto top = static_cast<float>(nmax);
-  const auto error = [&](float inverse, int limit) {
+  const auto error = [&](float inverse, auto code) {
     const float scale = 1 / inverse;
     float sum = 0;
     for (int i = 0; i < n; ++i) {
-      const float diff = x[i] - scale * static_cast<float>(std::min(limit, nearest_int(inverse * x[i])));
+      const float diff = x[i] - scale * static_cast<float>(code(nearest_int(inverse * x[i])));
       sum += w[i] * diff * diff;
     }
     return sum;
   };
   float inverse = top / max;
-  float best = error(inverse, INT32_MAX);
+  float best = error(inverse, [](int l) { return static_cast<std::uint8_t>(l); });
   for (int k = -4; k <= 4; ++k) {
     if (k == 0) continue;
     const float candidate = (0.1f * static_cast<float>(k) + top) / max;
-    const float candidate_error = error(candidate, nmax);
+    const float candidate_error = error(candidate, [nmax](int l) { return std::min(nmax, l); });
     if (candidate_error < best) {
       best = candidate_error;
       inverse = candidate;
     }
   }
 
-  int level[32];
   float sumlx = 0, suml2 = 0;
   for (int i = 0; i < n; ++i) {
-    level[i] = std::min(nmax, nearest_int(inverse * x[i]));
-    const auto l = static_cast<float>(level[i]);
+    const int level = std::min(nmax, nearest_int(inverse * x[i]));
+    codes[i] = static_cast<std::uint8_t>(level);
+    const auto l = static_cast<float>(level);
     sumlx += w[i] * x[i] * l;
     suml2 += w[i] * l * l;
   }
   for (int pass = 0; pass < 5; ++pass) {
     bool changed = false;
     for (int i = 0; i < n; ++i) {
-      const auto l = static_cast<float>(level[i]);
+      const auto l = static_cast<float>(codes[i]);
       float slx = sumlx - w[i] * x[i] * l;
       float sl2 = suml2 - w[i] * l * l;
       if (!(slx > 0 && sl2 > 0)) continue;
       const int candidate = std::min(nmax, nearest_int(x[i] * sl2 / slx));
-      if (candidate == level[i]) continue;
+      if (candidate == codes[i]) continue;
       const auto c = static_cast<float>(candidate);
       slx += w[i] * x[i] * c;
       sl2 += w[i] * c * c;
       if (slx * slx * suml2 > sumlx * sumlx * sl2) {
-        level[i] = candidate;
+        codes[i] = static_cast<std::uint8_t>(candidate);
         sumlx = slx;
         suml2 = sl2;
         changed = true;
@@ -214,7 +214,6 @@ float search_positive(int n, int nmax, const float* x, const float* w, std::uint
     }
     if (!changed) break;
   }
-  for (int i = 0; i < n; ++i) codes[i] = static_cast<std::uint8_t>(level[i]);
   return suml2 > 0 ? sumlx / suml2 : 0.0f;
 }
 

@@ -32,7 +32,8 @@ struct AsymmetricSearch {
 };
 ScaleAndMin search_asymmetric(int n, const AsymmetricSearch& how, const float* x, const float* w, std::uint8_t* codes);
 
-/// x[i] >= 0 ~ scale * codes[i], codes in 0 .. nmax: the scales and mins of a super-block.
+/// x[i] ~ scale * codes[i], codes in 0 .. nmax: the scales and mins of a super-block. Negative x (IQ2_XXS has some) get
+/// codes modulo 256, and the search believes them, as the reference does.
 float search_positive(int n, int nmax, const float* x, const float* w, std::uint8_t* codes);
 
 /// The code of the IQ4 value nearest to x.
