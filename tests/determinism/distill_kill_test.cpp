@@ -23,10 +23,11 @@ namespace fs = std::filesystem;
 
 const std::string kProgram = FETTLE_TEST_BINARY_DIR "/bin/fettle";
 
-/// Heals a pruned model in twelve steps; the state is saved after each.
+/// Twelve steps of a technique; the state is saved after each.
 class Training {
  public:
-  Training() {
+  /// `step`: the rest of the step `trained`, a model.
+  explicit Training(const std::string& step) {
     const std::string data = FETTLE_TEST_SOURCE_DIR "/pipelines/data";
     write_file(folder_ / "pipeline.yaml", R"(fettle: 1
 name: killed
@@ -35,13 +36,10 @@ inputs:
   held: {kind: text, path: )" + data + R"(/held-out.txt}
 steps:
   data: {use: data.tokens, in: {text: held, tokenizer: base}, with: {length: 32, sequences: 24}}
-  pruned: {use: prune.magnitude, in: {model: base}, with: {pattern: "2:4"}}
-  healed:
-    use: distill.logits
-    in: {student: pruned, teacher: base, data: data, held_out: data, mask: pruned.mask}
-    with: {steps: 12, batch: 2, micro_batch: 2, evaluate_every: 4, save_every: 1}
+  trained:
+)" + step + R"(
 outputs:
-  model: {from: healed, path: out}
+  model: {from: trained, path: out}
 )");
   }
 
@@ -77,9 +75,8 @@ outputs:
   TemporaryFolder folder_;
 };
 
-TEST(Determinism, AKilledTrainingGoesOnToTheSameBits) {
+void expect_same_bits_when_killed(const Training& training) {
   if (!fs::exists(kProgram)) GTEST_SKIP() << "the program is not built";
-  const Training training;
   ASSERT_EQ(Training::finish(training.start("unbroken")), 0) << training.log();
   const std::string expected = training.digest();
 
@@ -97,6 +94,19 @@ TEST(Determinism, AKilledTrainingGoesOnToTheSameBits) {
   ASSERT_EQ(Training::finish(training.start("store")), 0) << training.log();
   EXPECT_THAT(training.log(), testing::HasSubstr("going on after step"));
   EXPECT_EQ(training.digest(), expected);
+}
+
+TEST(Determinism, AKilledDistillationGoesOnToTheSameBits) {
+  expect_same_bits_when_killed(Training(R"(    use: distill.logits
+    in: {student: pruned, teacher: base, data: data, held_out: data, mask: pruned.mask}
+    with: {steps: 12, batch: 2, micro_batch: 2, evaluate_every: 4, save_every: 1}
+  pruned: {use: prune.magnitude, in: {model: base}, with: {pattern: "2:4"}})"));
+}
+
+TEST(Determinism, AKilledQuantizationAwareTrainingGoesOnToTheSameBits) {
+  expect_same_bits_when_killed(Training(R"(    use: distill.qat
+    in: {student: base, teacher: base, data: data, held_out: data}
+    with: {type: Q4_0, steps: 12, batch: 2, micro_batch: 2, evaluate_every: 4, save_every: 1})"));
 }
 
 }  // namespace

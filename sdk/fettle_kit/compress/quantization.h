@@ -21,14 +21,19 @@ struct QuantizeParams {
   Bytes shard_size{5'000'000'000};
 };
 
-/// Declares them. `Params` derives from QuantizeParams.
+/// Declares them; with_target_params those that say which matrices. `Params` derives from QuantizeParams.
 template <class Params>
-Description<Params>& with_quantize_params(Description<Params>& description) {
+Description<Params>& with_target_params(Description<Params>& description) {
   const auto own = []<class T>(T QuantizeParams::*member) { return static_cast<T Params::*>(member); };
   return description
       .param("targets", own(&QuantizeParams::targets), "names of the matrices to quantize; '*' matches anything")
-      .param("ignore", own(&QuantizeParams::ignore), "names to leave as they are, even if 'targets' matches them")
-      .param("shard_size", own(&QuantizeParams::shard_size), "largest size of a file of weights", at_least(1e6));
+      .param("ignore", own(&QuantizeParams::ignore), "names to leave as they are, even if 'targets' matches them");
+}
+template <class Params>
+Description<Params>& with_quantize_params(Description<Params>& description) {
+  return with_target_params(description)
+      .param("shard_size", static_cast<Bytes Params::*>(&QuantizeParams::shard_size),
+             "largest size of a file of weights", at_least(1e6));
 }
 
 /// The matrices to quantize in the order of the checkpoint's tensors: linears stored as plain floats. Errors name the
@@ -51,26 +56,30 @@ struct IntegerParams : QuantizeParams {
   std::string format = "compressed-tensors";
 };
 
+/// Declares them; with_grid_params those that are not QuantizeParams.
+template <class Params>
+Description<Params>& with_grid_params(Description<Params>& description) {
+  const auto own = []<class T>(T IntegerParams::*member) { return static_cast<T Params::*>(member); };
+  return description.param("bits", own(&IntegerParams::bits), "bits of a weight", in_range(2, 8))
+      .param("symmetric", own(&IntegerParams::symmetric), "no zero points: the grid reaches as far up as down")
+      .param("sharing", own(&IntegerParams::sharing),
+             "what shares a scale: 'group_size' neighbours in a row, a row (an output channel), or the matrix",
+             one_of({"group", "channel", "tensor"}))
+      .param("group_size", own(&IntegerParams::group_size), "with sharing: group; must divide every row",
+             in_range(1, 65536))
+      .param("bits_for", own(&IntegerParams::bits_for),
+             "other bits for the matrices that match; the first match counts", in_range(2, 8))
+      .param("search", own(&IntegerParams::search),
+             "try smaller ranges for each group and take the one with the least sum |error|^search; 2.4 is GPTQ's",
+             in_range(1, 4))
+      .param("format", own(&IntegerParams::format),
+             "layout of the files: compressed-tensors (vLLM, transformers), gptq (every GPTQ client), gptq_v2 "
+             "(GPTQModel, vLLM; needed for asymmetric GPTQ files)",
+             one_of({"compressed-tensors", "gptq", "gptq_v2"}));
+}
 template <class Params>
 Description<Params>& with_integer_params(Description<Params>& description) {
-  const auto own = []<class T>(T IntegerParams::*member) { return static_cast<T Params::*>(member); };
-  return with_quantize_params(
-      description.param("bits", own(&IntegerParams::bits), "bits of a weight", in_range(2, 8))
-          .param("symmetric", own(&IntegerParams::symmetric), "no zero points: the grid reaches as far up as down")
-          .param("sharing", own(&IntegerParams::sharing),
-                 "what shares a scale: 'group_size' neighbours in a row, a row (an output channel), or the matrix",
-                 one_of({"group", "channel", "tensor"}))
-          .param("group_size", own(&IntegerParams::group_size), "with sharing: group; must divide every row",
-                 in_range(1, 65536))
-          .param("bits_for", own(&IntegerParams::bits_for),
-                 "other bits for the matrices that match; the first match counts", in_range(2, 8))
-          .param("search", own(&IntegerParams::search),
-                 "try smaller ranges for each group and take the one with the least sum |error|^search; 2.4 is GPTQ's",
-                 in_range(1, 4))
-          .param("format", own(&IntegerParams::format),
-                 "layout of the files: compressed-tensors (vLLM, transformers), gptq (every GPTQ client), gptq_v2 "
-                 "(GPTQModel, vLLM; needed for asymmetric GPTQ files)",
-                 one_of({"compressed-tensors", "gptq", "gptq_v2"})));
+  return with_quantize_params(with_grid_params(description));
 }
 
 /// What can be wrong with them alone.

@@ -171,7 +171,7 @@ Status check_distillation(const DistillParams& p, const Inputs& in) {
   return {};
 }
 
-void estimate_distillation(const DistillParams& p, const Inputs& in, Estimate& e) {
+void estimate_distillation(const DistillParams& p, const Inputs& in, Estimate& e, double more_bytes) {
   const Input student = in.at("student"), data = in.at("data");
   TrainingCost cost = training_cost(config_of(student), p, data, in.find("held_out"));
   const double length = data.number("length", 512), sequences = data.number("sequences");
@@ -186,7 +186,7 @@ void estimate_distillation(const DistillParams& p, const Inputs& in, Estimate& e
       cost.flops += 2 * static_cast<double>(shape.parameters()) * steps * static_cast<double>(p.batch) * length;
   }
   if (in.find("mask")) cost.bytes += 4 * student.number("parameters");
-  e.memory(cost.bytes).disk(cost.disk).flops(cost.flops).like("model", student);
+  e.memory(cost.bytes + more_bytes).disk(cost.disk).flops(cost.flops).like("model", student);
   if (p.dtype != "same") e.attribute("model", "weights", p.dtype);
 }
 
@@ -313,9 +313,18 @@ Result<double> Distillation::loss(const MicroBatch& batch, InnerLoss* inner) {
 
 Result<double> Distillation::held_out_loss() {
   if (!held_out_) return std::numeric_limits<double>::quiet_NaN();
+  return measure(live_ ? params_.ce : 1, spec(steps_ - 1));  // without a teacher at hand there is the text itself
+}
+
+Result<double> Distillation::held_out_kl() {
+  if (!held_out_ || !live_) return std::numeric_limits<double>::quiet_NaN();
+  LossSpec kl;
+  kl.divergence = Divergence::forward_kl;
+  return measure(0, kl);
+}
+
+Result<double> Distillation::measure(double ce, const LossSpec& spec) {
   const TokenSet& tokens = *held_out_;
-  // Without a teacher at hand there is the text itself.
-  const double ce = live_ ? params_.ce : 1;
   LossSums sums;
   for (std::int64_t first = 0; first < tokens.sequences(); first += params_.micro_batch) {
     if (context_.cancelled()) return cancelled_status();
@@ -329,7 +338,7 @@ Result<double> Distillation::held_out_loss() {
     if (ce > 0) target.labels = labels;
     if (ce < 1) {
       FETTLE_TRY(live_->show(target, batch));
-      target.spec = spec(steps_ - 1);
+      target.spec = spec;
       target.teacher_rows = rows;
     }
     FETTLE_TRY(student_->forward(batch.ids, {batch.sequences, batch.length}));
@@ -344,7 +353,7 @@ Result<double> Distillation::held_out_loss() {
   return (ce * sums.cross_entropy + (1 - ce) * sums.divergence) / rows;
 }
 
-Status Distillation::run(const std::string& identity, InnerLoss* inner) {
+Status Distillation::run(const std::string& identity, InnerLoss* inner, const Beside& beside) {
   const Inputs& in = context_.inputs;
   std::map<std::string, Mask> masks;
   if (const auto port = in.find("mask")) {
@@ -353,6 +362,7 @@ Status Distillation::run(const std::string& identity, InnerLoss* inner) {
   FETTLE_ASSIGN(auto tensors, trained_tensors(*student_, params_.frozen, &masks));
   const std::span<const TrainedTensor> more = inner == nullptr ? std::span<const TrainedTensor>() : inner->tensors();
   tensors.insert(tensors.end(), more.begin(), more.end());
+  tensors.insert(tensors.end(), beside.tensors.begin(), beside.tensors.end());
   TrainingTask task = training_of(*student_, tensors, *data_);
   task.begin_step = [&] {
     student_->zero_gradients();
@@ -370,6 +380,7 @@ Status Distillation::run(const std::string& identity, InnerLoss* inner) {
   FETTLE_ASSIGN(const Trained trained, train(task, options, watch_of(context_)));
   report(context_, trained);
   context_.metric("first_loss", trained.first_loss, "nats a token");
+  if (beside.before_write) beside.before_write();
 
   const std::string folder = in.at("student").path();
   FETTLE_ASSIGN(Json config, read_json_file(folder + "/config.json"));

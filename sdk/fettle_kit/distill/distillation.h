@@ -61,8 +61,10 @@ Description<Params>& with_distillation(Description<Params>& description) {
 
 /// What can be wrong with the ports together with the parameters, as far as a plan can know.
 Status check_distillation(const DistillParams& params, const Inputs& inputs);
-/// Memory, disk, work, and the attributes of the output, which are the student's.
-void estimate_distillation(const DistillParams& params, const Inputs& inputs, Estimate& estimate);
+/// Memory, disk, work, and the attributes of the output, which are the student's. `more_bytes`: memory that the
+/// technique takes beside.
+void estimate_distillation(const DistillParams& params, const Inputs& inputs, Estimate& estimate,
+                           double more_bytes = 0);
 
 /// What the teacher says of a micro-batch.
 class Teacher {
@@ -112,19 +114,28 @@ class Distillation {
   const TokenSet& data() const { return *data_; }
   Backend& backend() { return *backend_; }
 
+  /// What a technique does beside training the student.
+  struct Beside {
+    std::span<const TrainedTensor> tensors;  ///< it trains them too; their gradients are there at finish_gradients()
+    std::function<void()> before_write;      ///< changes the student a last time; may be empty
+  };
   /// Trains the student and writes it. `identity` is what the technique adds to the parameters that decide over the
   /// result; `inner` may be null.
-  Status run(const std::string& identity, InnerLoss* inner = nullptr);
+  Status run(const std::string& identity, InnerLoss* inner = nullptr, const Beside& beside = {});
 
   /// The loss of one micro-batch, with gradients in the student.
   Result<double> loss(const MicroBatch& batch, InnerLoss* inner = nullptr);
   /// The loss on the held-out data, without the inner one. NaN without such data.
   Result<double> held_out_loss();
+  /// KL(teacher, student) on the held-out data, as eval.compare measures it. NaN without such data or a live teacher.
+  Result<double> held_out_kl();
 
  private:
   Distillation(const DistillParams& params, const Context& context) : params_(params), context_(context) {}
   Status open_teacher();
   LossSpec spec(std::int64_t step) const;
+  /// Mean over the held-out data of ce x cross-entropy + (1 - ce) x the divergence from the live teacher.
+  Result<double> measure(double ce, const LossSpec& spec);
 
   DistillParams params_;
   const Context& context_;
