@@ -72,9 +72,10 @@ Result<Contents> read_safetensors(const std::string& path) {
 }
 
 Result<Contents> read_gguf(const std::string& path) {
-  FETTLE_ASSIGN(const kit::GgufReader reader, kit::GgufReader::open(path));
+  FETTLE_ASSIGN(const auto files, kit::gguf_files(path));
+  FETTLE_ASSIGN(const kit::GgufReader reader, kit::GgufReader::open_model(path));
   Contents c;
-  c.format = "GGUF";
+  c.format = files.size() == 1 ? "GGUF" : fmt::format("GGUF, {} files", files.size());
   for (const auto& [key, value] : reader.metadata()) c.metadata.emplace_back(key, to_json(value));
   for (const kit::TensorView& t : reader.tensors()) c.tensors.push_back(tensor_of(t));
   return c;
@@ -84,7 +85,10 @@ Result<Contents> read(const std::string& path) {
   std::error_code failed;
   const fs::file_status status = fs::status(path, failed);
   if (!fs::exists(status)) return Status{Code::not_found, fmt::format("'{}': no such file or folder", path)};
-  if (fs::is_directory(status)) return read_checkpoint(path);
+  if (fs::is_directory(status)) {
+    const bool gguf = !fs::exists(fs::path(path) / "config.json", failed) && kit::gguf_files(path).ok();
+    return gguf ? read_gguf(path) : read_checkpoint(path);
+  }
   const std::string extension = fs::path(path).extension();
   if (extension == ".safetensors") return read_safetensors(path);
   if (extension == ".gguf") return read_gguf(path);
@@ -178,7 +182,7 @@ void add_inspect_verb(CLI::App& program, Options& options, Action& action) {
       "Examples:\n  fettle inspect pipelines/data/prose-3m\n  fettle inspect pipelines/data/prose-3m --tensors "
       "'*.layers.0.*'");
   const auto request = std::make_shared<Request>();
-  verb->add_option("path", request->path, "A checkpoint folder, a .safetensors file or a .gguf file")
+  verb->add_option("path", request->path, "A checkpoint folder, a .safetensors file, or a .gguf file, split ones too")
       ->required()
       ->type_name("PATH");
   verb->add_option("--tensors", request->tensors, "Only tensors whose name matches")->type_name("GLOB");

@@ -5,10 +5,7 @@
 #include "convert.h"
 
 #include <nlohmann/json.hpp>
-#include <tbb/blocked_range.h>
-#include <tbb/parallel_for.h>
 
-#include <algorithm>
 #include <vector>
 
 namespace io_convert {
@@ -18,43 +15,13 @@ using namespace fettle::kit;
 
 namespace {
 
-constexpr std::int64_t portion = 1 << 22;  // elements converted at a time
-
 bool is_number(const DenseTensor& t) {
   return t.packed != nullptr || (is_float(t.stored->dtype) && info(t.stored->dtype).to_f32 != nullptr);
 }
 
-/// The tensor as rows; packed matrices are always [rows, cols].
-struct Rows {
-  std::int64_t rows, cols;
-};
+/// Packed matrices are always [rows, cols].
 Rows rows_of(const DenseTensor& t) {
   return t.packed != nullptr ? Rows{t.packed->rows(), t.packed->cols()} : Rows{t.stored->rows(), t.stored->cols()};
-}
-
-Status write_rows(const DenseTensor& t, DType type, const TensorSink& sink) {
-  const auto [rows, cols] = rows_of(t);
-  const std::int64_t at_once = std::max<std::int64_t>(1, portion / std::max<std::int64_t>(1, cols));
-  std::vector<float> values(static_cast<std::size_t>(std::min(at_once, rows) * cols));
-  std::vector<std::byte> bytes(values.size() * bytes_of(type, 1));
-  for (std::int64_t first = 0; first < rows; first += at_once) {
-    const std::int64_t n = std::min(at_once, rows - first);
-    const MutMatrix part(values.data(), n, cols);
-    const std::uint64_t row_bytes = bytes_of(type, static_cast<std::uint64_t>(cols));
-    tbb::parallel_for(tbb::blocked_range<std::int64_t>(0, n, 64), [&](const auto& range) {
-      const std::int64_t count = range.end() - range.begin();
-      DenseCheckpoint::read(t, first + range.begin(), part.rows_from(range.begin(), count));
-      info(type).from_f32(part.row(range.begin()).data(),
-                          bytes.data() + static_cast<std::uint64_t>(range.begin()) * row_bytes,
-                          static_cast<std::size_t>(count * cols));
-    });
-    FETTLE_TRY(sink(std::span(bytes).first(static_cast<std::uint64_t>(n) * row_bytes)));
-  }
-  return {};
-}
-
-const char* name_in_config(DType type) {
-  return type == DType::f16 ? "float16" : type == DType::bf16 ? "bfloat16" : "float32";
 }
 
 }  // namespace
@@ -73,7 +40,9 @@ Status from_checkpoint(const std::string& folder, const Target& target, fettle::
     context.progress("tensors", done++, specs.size());
     const DenseTensor& t = *model.find(spec.name);
     if (t.packed == nullptr && (!is_number(t) || t.stored->dtype == target.type)) return sink(t.stored->bytes);
-    return write_rows(t, target.type, sink);
+    return write_rows(
+        rows_of(t), target.type, [&](std::int64_t first, MutMatrix out) { DenseCheckpoint::read(t, first, out); },
+        sink);
   };
   CheckpointWriterOptions options;
   options.shard_bytes = target.shard_bytes;

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "fettle_kit/model/model_files.h"
+
 #include "convert.h"
 
 namespace {
@@ -14,9 +16,9 @@ class IoConvert {
 
   static fettle::Description<Params> describe() {
     return fettle::Description<Params>("io.convert", "Turn a model in any layout we read into a plain checkpoint.")
-        .epoch(1)
+        .epoch(2)
         .version("1.0")
-        .input("model", "model", "a Hugging Face checkpoint, quantized or not")
+        .input("model", "model", "a Hugging Face checkpoint, quantized or not, or a GGUF file of any type we read")
         .output("model", "model", "the same weights as floats, by their usual names")
         .param("to", &Params::to, "type of the floats", fettle::one_of({"bf16", "f16", "f32"}))
         .param("shard_size", &Params::shard_size, "largest size of a file of weights", fettle::at_least(1e6));
@@ -38,7 +40,10 @@ class IoConvert {
     target.folder = context.output("model");
     target.type = fettle::kit::find_dtype_by_name(p.to)->dtype;
     target.shard_bytes = static_cast<std::uint64_t>(p.shard_size.value);
-    return io_convert::from_checkpoint(context.inputs.at("model").path(), target, context);
+    const std::string path = context.inputs.at("model").path();
+    FETTLE_ASSIGN(const std::string gguf, fettle::kit::gguf_file_of(path));
+    return gguf.empty() ? io_convert::from_checkpoint(path, target, context)
+                        : io_convert::from_gguf(gguf, target, context);
   }
 };
 

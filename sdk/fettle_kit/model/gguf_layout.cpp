@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <numbers>
 #include <optional>
@@ -161,6 +162,14 @@ std::string size_label(std::int64_t parameters) {
   return {};
 }
 
+/// The f32 of a GGUF file as the decimal that was meant: 0.9, not 0.8999999761581421.
+double shortest(double stored) {
+  const std::string digits = fmt::format("{}", static_cast<float>(stored));
+  double out = stored;
+  std::from_chars(digits.data(), digits.data() + digits.size(), out);
+  return out;
+}
+
 class MetadataList {
  public:
   void u32(std::string key, std::optional<std::int64_t> value) {
@@ -201,6 +210,26 @@ std::string gguf_name(std::string_view architecture, std::string_view hf_name) {
   return {};
 }
 
+std::string hf_name(std::string_view architecture, std::string_view gguf_name) {
+  for (const auto& [hf, gguf] : kGlobalNames)
+    if (gguf_name == gguf) return std::string(hf);
+  constexpr std::string_view prefix = "blk.";
+  const std::size_t first = gguf_name.find('.', prefix.size()), last = gguf_name.rfind('.');
+  if (!gguf_name.starts_with(prefix) || first == std::string_view::npos || last <= first) return {};
+  const std::string_view part = gguf_name.substr(first + 1, last - first - 1);
+  for (const BlockName& name : kBlockNames) {
+    if (part != (architecture == "gemma3" && !name.gemma.empty() ? name.gemma : name.gguf)) continue;
+    std::string found = fmt::format("model.layers.{}.{}{}", gguf_name.substr(prefix.size(), first - prefix.size()),
+                                    name.hf, gguf_name.substr(last));
+    return fettle::kit::gguf_name(architecture, found) == gguf_name ? found : std::string();
+  }
+  return {};
+}
+
+bool gguf_adds_one(std::string_view architecture, std::string_view hf_name) {
+  return architecture == "gemma3" && hf_name.ends_with("norm.weight");
+}
+
 bool gguf_reorders_rows(std::string_view architecture, std::string_view hf_name) {
   const auto parsed = parse_layer_name(hf_name);
   return architecture == "llama" && parsed &&
@@ -224,7 +253,7 @@ Result<std::vector<GgufTensor>> gguf_tensors(const Json& config, const std::vect
                                                       spec.shape.empty() ? 0 : spec.shape[0], head_dim));
       t.head_dim = head_dim;
     }
-    t.plus_one = architecture == "gemma3" && spec.name.ends_with("norm.weight");
+    t.plus_one = gguf_adds_one(architecture, spec.name);
     tensors.push_back(std::move(t));
   }
   if (const auto factors = gguf_rope_factors(config); !factors.empty())
@@ -375,7 +404,7 @@ Result<Json> config_from_gguf(const GgufReader& file) {
       file.integer(key("attention.key_length"), config["hidden_size"].get<std::int64_t>() / heads);
   config["head_dim"] = head_dim;
   config["vocab_size"] = embedding->rows();
-  config["rms_norm_eps"] = file.real(key("attention.layer_norm_rms_epsilon"), 1e-6);
+  config["rms_norm_eps"] = shortest(file.real(key("attention.layer_norm_rms_epsilon"), 1e-6));
   config["tie_word_embeddings"] = file.tensor("output.weight") == nullptr;
   if (architecture == "llama") {
     config["attention_bias"] = file.tensor("blk.0.attn_q.bias") != nullptr;
@@ -434,6 +463,19 @@ Result<Json> config_from_gguf(const GgufReader& file) {
     if (const auto id = file.integer(fmt::format("tokenizer.ggml.{}_token_id", name), -1); id >= 0)
       config[fmt::format("{}_token_id", name)] = id;
   return config;
+}
+
+Json generation_config_from_gguf(const GgufReader& file) {
+  Json out = Json::object();
+  for (const auto& [key, name] : {std::pair{"bos", "bos"}, std::pair{"eos", "eos"}, std::pair{"pad", "padding"}})
+    if (const auto id = file.integer(fmt::format("tokenizer.ggml.{}_token_id", name), -1); id >= 0)
+      out[fmt::format("{}_token_id", key)] = id;
+  if (const auto top = file.integer("general.sampling.top_k", -1); top >= 0) out["top_k"] = top;
+  for (const auto& [key, name] :
+       {std::pair{"top_p", "top_p"}, std::pair{"min_p", "min_p"}, std::pair{"temperature", "temp"}})
+    if (const double value = file.real(fmt::format("general.sampling.{}", name), -1); value >= 0)
+      out[key] = shortest(value);
+  return out;
 }
 
 }  // namespace fettle::kit

@@ -22,6 +22,10 @@ Result<std::string> gguf_architecture(const Json& config);
 /// The GGUF name of a tensor of a checkpoint, "" if GGUF has none for it.
 std::string gguf_name(std::string_view architecture, std::string_view hf_name);
 
+/// The other way: the name in a checkpoint of a tensor of a GGUF file, "" if we know none. rope_freqs.weight has none:
+/// config_from_gguf says what it stands for.
+std::string hf_name(std::string_view architecture, std::string_view gguf_name);
+
 /// The rows of q_proj and k_proj (weight and bias) are stored in another order: inside each head of D rows, row k of
 /// the GGUF file is row (k % 2) * D/2 + k / 2 of the checkpoint, so that rope turns neighbours. Llama only.
 bool gguf_reorders_rows(std::string_view architecture, std::string_view hf_name);
@@ -29,6 +33,14 @@ inline std::int64_t gguf_source_row(std::int64_t row, std::int64_t head_dim) {
   const std::int64_t k = row % head_dim;
   return row - k + (k % 2) * (head_dim / 2) + k / 2;
 }
+/// The inverse: where in the GGUF file a row of the checkpoint is.
+inline std::int64_t gguf_stored_row(std::int64_t row, std::int64_t head_dim) {
+  const std::int64_t k = row % head_dim, half = head_dim / 2;
+  return row - k + (k % half) * 2 + k / half;
+}
+
+/// Whether GGUF stores 1 + the tensor of the checkpoint: the norms of Gemma.
+bool gguf_adds_one(std::string_view architecture, std::string_view hf_name);
 
 /// One tensor of the GGUF file and where it comes from.
 struct GgufTensor {
@@ -60,5 +72,11 @@ Result<Json> config_from_gguf(const GgufReader& file);
 
 /// A tokenizer.json for the vocabulary in a GGUF file, so that kit/text can read it.
 Result<Json> tokenizer_from_gguf(const GgufReader& file);
+
+/// What transformers wants beside it, tokenizer_config.json: special tokens, what is put round a text, chat template.
+Json tokenizer_config_from_gguf(const GgufReader& file);
+
+/// generation_config.json: begin, end and padding, and the sampling that the file recommends.
+Json generation_config_from_gguf(const GgufReader& file);
 
 }  // namespace fettle::kit

@@ -153,4 +153,21 @@ Result<Json> tokenizer_from_gguf(const GgufReader& file) {
               {"model", std::move(bpe)}};
 }
 
+Json tokenizer_config_from_gguf(const GgufReader& file) {
+  Json out{{"tokenizer_class", "PreTrainedTokenizerFast"}, {"clean_up_tokenization_spaces", false}};
+  const auto* tokens = file.get<std::vector<std::string>>("tokenizer.ggml.tokens");
+  constexpr std::pair<const char*, const char*> kinds[] = {{"bos", "bos"},       {"eos", "eos"},     {"unk", "unknown"},
+                                                           {"sep", "seperator"}, {"pad", "padding"}, {"mask", "mask"}};
+  for (const auto& [key, name] : kinds)
+    if (const auto id = file.integer(fmt::format("tokenizer.ggml.{}_token_id", name), -1);
+        tokens && id >= 0 && static_cast<std::size_t>(id) < tokens->size())
+      out[fmt::format("{}_token", key)] = (*tokens)[static_cast<std::size_t>(id)];
+  for (const char* key : {"bos", "eos", "sep"})
+    if (const auto* add = file.get<bool>(fmt::format("tokenizer.ggml.add_{}_token", key)))
+      out[fmt::format("add_{}_token", key)] = *add;
+  if (const auto* prefix = file.get<bool>("tokenizer.ggml.add_space_prefix")) out["add_prefix_space"] = *prefix;
+  if (const std::string chat = file.text("tokenizer.chat_template"); !chat.empty()) out["chat_template"] = chat;
+  return out;
+}
+
 }  // namespace fettle::kit

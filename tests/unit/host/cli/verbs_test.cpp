@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "fettle_kit/io/gguf.h"
+
 #include "unit/host/cli/program.h"
 
 #include <gmock/gmock.h>
@@ -404,6 +406,54 @@ TEST(InspectVerb, ShowsATinyCheckpoint) {
                              "tensor             type  shape  bytes\n"
                              "-----------------  ----  -----  -----\n"
                              "model.norm.weight  f32   64       256\n");
+}
+
+/// A GGUF file of one f32 vector of that name.
+void write_gguf(const std::string& path, kit::GgufMetadata metadata, const std::string& tensor) {
+  auto writer = kit::GgufWriter::create(path, std::move(metadata), {{tensor, kit::DType::f32, {8}}});
+  ASSERT_TRUE(writer.ok()) << writer.error().message();
+  const std::vector<float> values(8, 1.0f);
+  ASSERT_TRUE(writer->append(tensor, std::as_bytes(std::span(values))).ok());
+  ASSERT_TRUE(writer->finish().ok());
+}
+
+TEST(InspectVerb, ShowsAGgufFile) {
+  const Folder folder;
+  write_gguf(folder / "m.gguf", {{"general.architecture", std::string("llama")}, {"llama.block_count", 2u}},
+             "output_norm.weight");
+  const Outcome outcome = fettle(folder.path(), {"inspect", "m.gguf"});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(outcome.out,
+            "m.gguf: GGUF\n"
+            "8 parameters in 1 tensors, 32 B\n"
+            "  f32: 1 tensors, 32 B\n\n"
+            "key                   value\n"
+            "--------------------  -----\n"
+            "general.architecture  llama\n"
+            "llama.block_count     2\n\n"
+            "tensor              type  shape  bytes\n"
+            "------------------  ----  -----  -----\n"
+            "output_norm.weight  f32   8         32\n");
+}
+
+TEST(InspectVerb, ShowsASplitGgufModelAsOne) {
+  const Folder folder;
+  for (std::uint16_t i = 0; i < 2; ++i)
+    write_gguf(folder / ("m-0000" + std::to_string(i + 1) + "-of-00002.gguf"),
+               {{"split.no", i}, {"split.count", std::uint16_t{2}}, {"split.tensors.count", std::int32_t{2}}},
+               i == 0 ? "first" : "second");
+  for (const std::string& path : {folder.path(), folder / "m-00001-of-00002.gguf"}) {
+    const Outcome outcome = fettle(folder.path(), {"inspect", path, "--tensors", "*"});
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_EQ(outcome.out, path +
+                               ": GGUF, 2 files\n"
+                               "16 parameters in 2 tensors, 64 B\n"
+                               "  f32: 2 tensors, 64 B\n\n"
+                               "tensor  type  shape  bytes\n"
+                               "------  ----  -----  -----\n"
+                               "first   f32   8         32\n"
+                               "second  f32   8         32\n");
+  }
 }
 
 TEST(ReferencePages, AreWhatDescribePrints) {

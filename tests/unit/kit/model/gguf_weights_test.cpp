@@ -6,6 +6,7 @@
 #include "fettle_kit/model/network.h"
 #include "fettle_kit/tensor/dtype.h"
 
+#include "unit/kit/model/gguf_of_checkpoint.h"
 #include "unit/kit/model/tiny_model.h"
 
 #include <gtest/gtest.h>
@@ -31,41 +32,6 @@ T must(Result<T> result) {
 }
 void must(const Status& status) {
   if (!status.ok()) throw std::runtime_error(status.message());
-}
-
-/// A GGUF file of f32 tensors with the weights of a checkpoint, by the layout's own table.
-void write_gguf(const std::string& path, const Checkpoint& model,
-                std::function<void(std::vector<GgufTensor>&)> change = {}) {
-  std::vector<TensorSpec> specs;
-  for (const TensorView* t : model.tensors()) specs.push_back({t->name, t->dtype, t->shape});
-  auto tensors = must(gguf_tensors(model.config(), specs));
-  if (change) change(tensors);
-  std::vector<TensorSpec> out;
-  for (const GgufTensor& t : tensors) out.push_back({t.name, DType::f32, t.shape});
-  GgufWriter writer = must(GgufWriter::create(path, must(gguf_model_metadata(model.config(), nullptr, 1000)), out));
-  for (const GgufTensor& t : tensors) {
-    std::vector<float> values;
-    if (t.hf_name.empty()) {
-      values = gguf_rope_factors(model.config());
-    } else {
-      const TensorView& source = *model.find(t.hf_name);
-      values.resize(static_cast<std::size_t>(source.elements()));
-      info(source.dtype).to_f32(source.bytes.data(), values.data(), values.size());
-    }
-    if (t.plus_one)
-      for (float& v : values) v += 1;
-    if (t.head_dim > 0) {
-      const std::size_t cols = t.shape.size() > 1 ? static_cast<std::size_t>(t.shape.back()) : 1;
-      const std::vector<float> rows = values;
-      for (std::size_t r = 0; r < values.size() / cols; ++r) {
-        const auto from = static_cast<std::size_t>(gguf_source_row(static_cast<std::int64_t>(r), t.head_dim));
-        std::copy_n(rows.begin() + static_cast<std::ptrdiff_t>(from * cols), cols,
-                    values.begin() + static_cast<std::ptrdiff_t>(r * cols));
-      }
-    }
-    must(writer.append(t.name, std::as_bytes(std::span(values))));
-  }
-  must(writer.finish());
 }
 
 std::vector<float> logits_of(const Decoder& model) {
@@ -97,7 +63,7 @@ class GgufOfGoldens : public GgufWeights, public ::testing::WithParamInterface<s
 TEST_P(GgufOfGoldens, GivesTheLogitsOfItsCheckpoint) {
   const std::string golden = goldens + GetParam();
   if (!std::filesystem::exists(golden)) GTEST_SKIP() << "the reference models are not here";
-  write_gguf(folder_ + "/gguf/model.gguf", must(Checkpoint::open(golden)));
+  test::write_gguf(folder_ + "/gguf/model.gguf", must(Checkpoint::open(golden)));
   const Decoder hf = must(Decoder::open(must(Weights::open(golden))));
   const Decoder gguf = must(Decoder::open(must(Weights::open(folder_ + "/gguf"))));
   EXPECT_TRUE(gguf.weights().from_gguf());
@@ -114,7 +80,7 @@ TEST_P(GgufOfGoldens, GivesTheLogitsOfItsCheckpoint) {
 TEST_P(GgufOfGoldens, GivesANetworkTheParametersOfItsCheckpoint) {
   const std::string golden = goldens + GetParam();
   if (!std::filesystem::exists(golden)) GTEST_SKIP() << "the reference models are not here";
-  write_gguf(folder_ + "/gguf/model.gguf", must(Checkpoint::open(golden)));
+  test::write_gguf(folder_ + "/gguf/model.gguf", must(Checkpoint::open(golden)));
   const auto backend = make_cpu_backend();
   const Network hf = must(Network::open(*backend, must(Weights::open(golden)), {}));
   const Network gguf = must(Network::open(*backend, must(Weights::open(folder_ + "/gguf")), {}));
@@ -139,7 +105,7 @@ INSTANTIATE_TEST_SUITE_P(Families, GgufOfGoldens,
 TEST_F(GgufWeights, MessagesNameTheTensorAsItStandsInTheFile) {
   must(test::write_tiny_model(folder_ + "/hf"));
   const std::string path = folder_ + "/gguf/model.gguf";
-  write_gguf(path, must(Checkpoint::open(folder_ + "/hf")), [](std::vector<GgufTensor>& tensors) {
+  test::write_gguf(path, must(Checkpoint::open(folder_ + "/hf")), [](std::vector<GgufTensor>& tensors) {
     for (GgufTensor& t : tensors)
       if (t.name == "blk.1.ffn_up.weight") t.name = "blk.1.other.weight";
   });
@@ -156,8 +122,8 @@ TEST_F(GgufWeights, AFolderWithoutAModelSaysSo) {
 TEST_F(GgufWeights, AFolderWithTwoAsksWhich) {
   must(test::write_tiny_model(folder_ + "/hf"));
   const Checkpoint model = must(Checkpoint::open(folder_ + "/hf"));
-  write_gguf(folder_ + "/gguf/a.gguf", model);
-  write_gguf(folder_ + "/gguf/b.gguf", model);
+  test::write_gguf(folder_ + "/gguf/a.gguf", model);
+  test::write_gguf(folder_ + "/gguf/b.gguf", model);
   EXPECT_EQ(Weights::open(folder_ + "/gguf").error().message(),
             folder_ + "/gguf: holds 'a.gguf' and 'b.gguf'; name the one you mean");
   EXPECT_TRUE(Weights::open(folder_ + "/gguf/b.gguf").ok());
