@@ -37,9 +37,14 @@ def nll(logits, targets):
     return float((log_sum - logits[np.arange(len(targets)), targets]).sum())
 
 
-def perplexity_agrees(folder, checkpoint, held, kind, tolerance):
+def perplexity_agrees(folder, checkpoint, held, kind, tolerance, imatrix=None):
     file = folder / f"{checkpoint.name}-{kind}.gguf"
-    probe("quantize", checkpoint, kind, file)
+    if imatrix is None:
+        probe("quantize", checkpoint, kind, file)
+    else:
+        made = step(folder, f"weighted-{kind}", "quantize.gguf", [MODEL, ("imatrix", "stats", imatrix, {})],
+                    {"type": kind}, "model")
+        (made / "model.gguf").rename(file)
     ours = probe("nll", file, held, 256, 8)
     total, count = 0.0, 0
     with Llama(file) as llama:
@@ -51,15 +56,32 @@ def perplexity_agrees(folder, checkpoint, held, kind, tolerance):
     check(f"perplexity of {file.name}", abs(mine / theirs - 1) < tolerance, f"ours {mine:.4f}, llama.cpp {theirs:.4f}, {100 * (mine / theirs - 1):+.3f} %")
 
 
-def pruned(folder, name, technique, params):
-    """The checkpoint after one technique that needs the model alone."""
+def step(folder, name, technique, inputs, params, port):
+    """What one technique makes of its inputs [port, kind, path, attributes]; returns the path of its output."""
     out = folder / name
     description = folder / f"{name}.json"
     description.write_text(json.dumps({
-        "plugin": technique.replace(".", "_"), "technique": technique, "params": params, "outputs": {"model": str(out)},
-        "inputs": [{"port": "model", "kind": "model", "path": str(PROSE), "attributes": {"layout": "hf"}}]}))
+        "plugin": technique.replace(".", "_"), "technique": technique, "params": params, "outputs": {port: str(out)},
+        "inputs": [{"port": port, "kind": kind, "path": str(path), "attributes": attributes}
+                   for port, kind, path, attributes in inputs]}))
     probe("step", description)
     return out
+
+
+MODEL = ("model", "model", PROSE, {"layout": "hf"})
+
+
+def pruned(folder, name, technique, params):
+    """The checkpoint after one technique that needs the model alone."""
+    return step(folder, name, technique, [MODEL], params, "model")
+
+
+def importance(folder):
+    """The importance matrix of the checkpoint, from our own pass over text."""
+    text = ("text", "text", HELD, {})
+    tokens = step(folder, "calibration", "data.tokens", [text, ("tokenizer", "model", PROSE, {"layout": "hf"})],
+                  {"length": 256}, "tokens")
+    return step(folder, "imatrix", "calibrate.imatrix", [MODEL, ("data", "tokens", tokens, {})], {}, "imatrix")
 
 
 def generates(folder, checkpoint):
@@ -108,8 +130,11 @@ def main():
     with tempfile.TemporaryDirectory(dir=BUILD) as name:
         folder = pathlib.Path(name)
         goldens_are_ggmls(folder)
-        for kind in ("F32", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0"):
+        for kind in ("F32", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "IQ3_S"):
             perplexity_agrees(folder, PROSE, HELD, kind, 0.005)
+        imatrix = importance(folder)
+        for kind in ("IQ3_XXS", "IQ2_M", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S"):
+            perplexity_agrees(folder, PROSE, HELD, kind, 0.005, imatrix)
         narrow = {"ffn_size": 512, "hidden_size": 192, "head_count": 2, "score": "weight"}
         perplexity_agrees(folder, pruned(folder, "narrow", "prune.width", narrow), HELD, "Q8_0", 0.005)
         perplexity_agrees(folder, pruned(folder, "shallow", "prune.depth", {"remove": [1]}), HELD, "Q8_0", 0.005)

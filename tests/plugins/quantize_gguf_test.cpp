@@ -146,7 +146,7 @@ TEST(QuantizeGguf, QuantizesEveryTypeAsTheReferenceDoes) {
   const auto model = Checkpoint::open(folder);
   const auto down = f32_of(*model->find("model.layers.0.mlp.down_proj.weight"));
   for (const char* type : {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q6_K", "Q5_K_S", "IQ4_NL", "IQ4_XS", "TQ1_0",
-                           "TQ2_0", "NVFP4", "Q1_0", "Q2_0"}) {
+                           "TQ2_0", "NVFP4", "Q1_0", "Q2_0", "IQ3_S"}) {
     const StepResult r = quantize(folder).param("type", type).run();
     ASSERT_TRUE(r.ok()) << r.message;
     const auto file = GgufReader::open(file_of(r));
@@ -359,19 +359,41 @@ TEST(QuantizeGguf, RefusesUnknownTypes) {
 }
 
 /// An importance matrix as llama.cpp writes it.
-std::string importance_folder(const std::string& tensor, const std::vector<float>& sums, float count) {
+std::string importance_folder(const std::map<std::string, std::vector<float>>& sums, float count) {
   const std::string folder = temporary_folder();
-  const auto n = static_cast<std::int64_t>(sums.size());
+  std::vector<TensorSpec> specs;
+  for (const auto& [tensor, values] : sums) {
+    specs.push_back({tensor + ".counts", DType::f32, {1}});
+    specs.push_back({tensor + ".in_sum2", DType::f32, {static_cast<std::int64_t>(values.size())}});
+  }
   auto writer = GgufWriter::create(folder + "/imatrix.gguf",
                                    {{"general.type", std::string("imatrix")},
                                     {"imatrix.datasets", std::vector<std::string>{"prose"}},
                                     {"imatrix.chunk_count", std::uint32_t{3}},
                                     {"imatrix.chunk_size", std::uint32_t{64}}},
-                                   {{tensor + ".counts", DType::f32, {1}}, {tensor + ".in_sum2", DType::f32, {n}}});
-  EXPECT_TRUE(writer->append(tensor + ".counts", std::as_bytes(std::span(&count, 1))).ok());
-  EXPECT_TRUE(writer->append(tensor + ".in_sum2", std::as_bytes(std::span(sums))).ok());
+                                   specs);
+  for (const auto& [tensor, values] : sums) {
+    EXPECT_TRUE(writer->append(tensor + ".counts", std::as_bytes(std::span(&count, 1))).ok());
+    EXPECT_TRUE(writer->append(tensor + ".in_sum2", std::as_bytes(std::span(values))).ok());
+  }
   EXPECT_TRUE(writer->finish().ok());
   return folder;
+}
+
+std::string importance_folder(const std::string& tensor, const std::vector<float>& sums, float count) {
+  return importance_folder({{tensor, sums}}, count);
+}
+
+/// For every matrix of the layers of a sample.
+std::string whole_importance(const Sample& s) {
+  std::map<std::string, std::vector<float>> sums;
+  for (std::int64_t layer = 0; layer < s.layers; ++layer)
+    for (const char* part : {"attn_k", "attn_output", "attn_q", "attn_v", "ffn_down", "ffn_gate", "ffn_up"}) {
+      std::vector<float> of_tensor(static_cast<std::size_t>(std::string(part) == "ffn_down" ? s.ffn : s.hidden));
+      for (std::size_t i = 0; i < of_tensor.size(); ++i) of_tensor[i] = static_cast<float>(1 + i % 7);
+      sums[fmt::format("blk.{}.{}.weight", layer, part)] = of_tensor;
+    }
+  return importance_folder(sums, 4);
 }
 
 TEST(QuantizeGguf, WeighsColumnsByTheImportanceMatrix) {
@@ -396,6 +418,53 @@ TEST(QuantizeGguf, WeighsColumnsByTheImportanceMatrix) {
   ASSERT_EQ(r.warnings().size(), 1u);
   EXPECT_EQ(r.warnings()[0].substr(0, 91),
             "the importance matrix has nothing for 6 tensors, which are quantized without it: 'blk.0.att");
+}
+
+TEST(QuantizeGguf, WritesTheTypesThatNeedImportance) {
+  const Sample sample{.layers = 1};
+  const std::string folder = sample.write(), importance = whole_importance(sample);
+  for (const char* type : {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS"}) {
+    const StepResult r = quantize(folder).param("type", type).input("imatrix", "stats", importance).run();
+    ASSERT_TRUE(r.ok()) << r.message;
+    const auto file = GgufReader::open(file_of(r));
+    const TensorView& t = *file->tensor("blk.0.attn_q.weight");
+    const auto q = f32_of(*Checkpoint::open(folder)->find("model.layers.0.self_attn.q_proj.weight"));
+    std::vector<float> paired(q.size()), columns(256);
+    for (std::int64_t r2 = 0; r2 < 256; ++r2)
+      std::copy_n(q.begin() + gguf_source_row(r2, 64) * 256, 256, paired.begin() + r2 * 256);
+    for (std::size_t i = 0; i < columns.size(); ++i) columns[i] = static_cast<float>(1 + i % 7) / 4;
+    std::vector<std::byte> expected(t.bytes.size());
+    encode_blocks_reference(t.dtype, paired.data(), expected.data(), 256, 256, columns.data());
+    EXPECT_TRUE(std::equal(expected.begin(), expected.end(), t.bytes.begin(), t.bytes.end())) << type;
+  }
+}
+
+TEST(QuantizeGguf, SaysWhereImportanceIsMissing) {
+  const std::string folder = Sample{.layers = 1}.write();
+  EXPECT_EQ(quantize(folder).param("type", "IQ2_XXS").run().message,
+            "type IQ2_XXS needs an importance matrix; connect the port 'imatrix', or take Q2_K");
+  EXPECT_EQ(quantize(folder).param("overrides", {{"*ffn_up*", "iq1_m"}}).run().message,
+            "tensor 'blk.0.ffn_up.weight' as iq1_m needs an importance matrix; connect the port 'imatrix', or give the "
+            "tensor another type");
+  const StepResult uncovered =
+      quantize(folder)
+          .param("type", "IQ2_XS")
+          .input("imatrix", "stats", importance_folder("blk.0.ffn_down.weight", std::vector<float>(512, 1), 4))
+          .run();
+  EXPECT_EQ(uncovered.where, "imatrix");
+  EXPECT_EQ(
+      uncovered.message,
+      "the importance matrix has nothing for tensor 'blk.0.attn_k.weight', and iq2_xs cannot do without; calibrate "
+      "one on this model, or give the tensor another type");
+}
+
+TEST(QuantizeGguf, GoesBelowThreeBitsForATargetWithImportance) {
+  const Sample sample{.layers = 3, .vocab = 40};
+  const StepResult r =
+      quantize(sample.write()).param("target", "2.2bpw").input("imatrix", "stats", whole_importance(sample)).run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  EXPECT_LE(r.value("bits_per_weight"), 2.2);
+  EXPECT_GT(r.value("bits_per_weight"), 2.0);
 }
 
 TEST(QuantizeGguf, RefusesAnImportanceMatrixOfAnotherModel) {

@@ -62,6 +62,26 @@ std::int64_t integer(const Json& config, const char* key) {
   return it != config.end() && it->is_number_integer() ? it->get<std::int64_t>() : 0;
 }
 
+Status check_importance(const Plan& plan, bool given) {
+  for (const PlannedTensor& t : plan.tensors) {
+    if (!t.importance.empty() || !needs_gguf_importance(t.layout.name, t.choice.type)) continue;
+    const std::string_view type = info(t.choice.type).name;
+    if (given)
+      return {
+          Code::invalid_argument,
+          fmt::format("the importance matrix has nothing for tensor '{}', and {} cannot do without; calibrate one on "
+                      "this model, or give the tensor another type",
+                      t.layout.name, type),
+          "imatrix"};
+    return {Code::invalid_argument,
+            fmt::format("tensor '{}' as {} needs an importance matrix; connect the port 'imatrix', or give the tensor "
+                        "another type",
+                        t.layout.name, type),
+            "imatrix"};
+  }
+  return {};
+}
+
 /// The types by the rules of a mix.
 Status choose_by_rules(Plan& plan, const Json& config, const Options& options, bool importance,
                        const std::vector<GgufMixTensor>& tensors) {
@@ -92,10 +112,11 @@ int file_type_of(const Plan& plan) {
 Status choose_by_size(Plan& plan, const Options& options, const std::vector<GgufMixTensor>& tensors,
                       std::uint64_t overhead, const std::function<bool()>& cancelled) {
   std::vector<std::vector<DType>> candidates;
-  for (const GgufMixTensor& t : tensors) {
-    const auto [quantized, type] = fixed_gguf_type(t, options.mix);
-    candidates.push_back(type ? std::vector{quantized ? gguf_type_that_fits(*type, t.shape.back()) : *type}
-                              : candidate_types(t.shape.back()));
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const auto [quantized, type] = fixed_gguf_type(tensors[i], options.mix);
+    const std::int64_t cols = tensors[i].shape.back();
+    candidates.push_back(type ? std::vector{quantized ? gguf_type_that_fits(*type, cols) : *type}
+                              : candidate_types(cols, !plan.tensors[i].importance.empty()));
   }
   FETTLE_ASSIGN(const auto measured, measure_options(plan.tensors, candidates, cancelled));
   const auto weights = static_cast<double>(plan.weights());
@@ -190,6 +211,7 @@ Result<Plan> plan_export(const Checkpoint& model, const Options& options, const 
   } else {
     FETTLE_TRY(choose_by_rules(plan, config, options, importance != nullptr, mix_tensors));
   }
+  FETTLE_TRY(check_importance(plan, importance != nullptr));
   FETTLE_ASSIGN(plan.metadata, all_metadata(model, options.metadata, plan.file_type, importance, plan.parameters));
 
   std::vector<std::string> uncalibrated;

@@ -4,6 +4,7 @@
 #include "fettle_kit/compress/gguf_mix.h"
 #include "fettle_kit/io/checkpoint.h"
 #include "fettle_kit/io/output_file.h"
+#include "fettle_kit/tensor/block_codec.h"
 
 #include "export.h"
 #include "importance.h"
@@ -34,7 +35,7 @@ class QuantizeGguf {
 
   static fettle::Description<Params> describe() {
     return fettle::Description<Params>("quantize.gguf", "Write a GGUF file for llama.cpp and its kin.")
-        .epoch(2)
+        .epoch(3)
         .version("1.0")
         .reference("docs/reference/gguf.md; byte-identical to llama.cpp's quantizer on x86-64")
         .input("model", "model", "a Hugging Face checkpoint with plain weights",
@@ -111,10 +112,10 @@ class QuantizeGguf {
       if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
     const DTypeInfo* type = find_dtype_by_name(lower);
     const bool plain = type && (type->dtype == DType::f32 || type->dtype == DType::f16 || type->dtype == DType::bf16);
-    if (type && (plain || (type->block_elems > 1 && type->from_f32 != nullptr))) return type->dtype;
+    if (type && (plain || has_block_codec(type->dtype))) return type->dtype;
     std::vector<std::string> known{"f32", "f16", "bf16"};
     for (const DTypeInfo& t : all_dtypes())
-      if (t.block_elems > 1 && t.from_f32 != nullptr) known.emplace_back(t.name);
+      if (has_block_codec(t.dtype)) known.emplace_back(t.name);
     return Status(Code::invalid_argument,
                   fmt::format("unknown tensor type '{}'; known are {}", name, fmt::join(known, ", ")), parameter);
   }

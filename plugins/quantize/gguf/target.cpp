@@ -60,9 +60,11 @@ std::vector<StorageOption> options_of(const PlannedTensor& t, const std::vector<
 
 }  // namespace
 
-std::vector<DType> candidate_types(std::int64_t cols) {
+std::vector<DType> candidate_types(std::int64_t cols, bool importance) {
   using enum DType;
   std::vector<DType> fitting;
+  for (const DType type : {iq1_s, iq1_m, iq2_xxs, iq2_xs, iq2_s, iq3_xxs, iq3_s})
+    if (importance && cols % info(type).block_elems == 0) fitting.push_back(type);
   for (const DType type : {q2_k, q3_k, iq4_xs, iq4_nl, q4_k, q4_0, q4_1, q5_k, q5_0, q5_1, q6_k, q8_0, f16})
     if (cols % info(type).block_elems == 0) fitting.push_back(type);
   return fitting;

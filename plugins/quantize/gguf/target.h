@@ -14,8 +14,8 @@
 
 namespace quantize_gguf {
 
-/// Types that a tensor whose type is left open may get: those that its rows fit.
-std::vector<fettle::kit::DType> candidate_types(std::int64_t cols);
+/// Types that a tensor whose type is left open may get: those that its rows fit; IQ1 to IQ3 only with importance.
+std::vector<fettle::kit::DType> candidate_types(std::int64_t cols, bool importance);
 
 /// What each candidate costs a tensor: sum over its weights of importance * (w - stored w)^2, as a share of the same
 /// sum over w^2 (without importance every column counts the same), times `scale`. Large tensors are judged by evenly

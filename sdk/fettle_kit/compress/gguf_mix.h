@@ -59,12 +59,18 @@ struct GgufFixedType {
 };
 GgufFixedType fixed_gguf_type(const GgufMixTensor& tensor, const GgufMixOptions& options);
 
+/// True if a tensor must not become `type` without importance: those types whose search depends on it and, as in
+/// llama.cpp, for all matrices but the embedding and the head (which importance matrices rarely cover) IQ1_M, IQ2_S and
+/// IQ3_XXS.
+bool needs_gguf_importance(std::string_view tensor, DType type);
+
 /// `type`, or what stands in for it where its block does not divide the rows.
 DType gguf_type_that_fits(DType type, std::int64_t cols);
 
 /// The type of each tensor, in the order of the file, by the rules of llama.cpp's quantizer; those that count layers
 /// count in this order. Vectors and norms are f32. Rows that a type's block does not divide fall back: K types to the
 /// next 32-wide type as llama.cpp, all else to f16, where llama.cpp stops.
+/// invalid_argument where the rules choose a type that needs_gguf_importance and there is none.
 Result<std::vector<GgufMixChoice>> choose_gguf_types(const GgufFileType& file, const GgufMixModel& model,
                                                      std::span<const GgufMixTensor> tensors,
                                                      const GgufMixOptions& options);

@@ -80,6 +80,65 @@ INSTANTIATE_TEST_SUITE_P(Rows, GgufMixRule,
                                            MixCase{"q6_k_down", "Q6_K", "ffn_down", 2, 4, "66"}),
                          [](const auto& row) { return row.param.name; });
 
+/// As by_layer, in whole names and with an importance matrix: "iq3_s 2, iq3_xxs 6".
+std::string runs_by_layer(std::string_view type, const std::string& role, std::int64_t kv_heads = 4) {
+  const auto types = chosen(type, llama(8, 256), 8, {}, kv_heads, true);
+  std::vector<std::pair<std::string, int>> runs;
+  for (int i = 0; i < 8; ++i) {
+    const std::string name(info(types.at("blk." + std::to_string(i) + "." + role + ".weight").type).name);
+    if (runs.empty() || runs.back().first != name) runs.emplace_back(name, 0);
+    ++runs.back().second;
+  }
+  std::string out;
+  for (const auto& [name, count] : runs) out += (out.empty() ? "" : ", ") + name + " " + std::to_string(count);
+  return out;
+}
+
+struct LatticeMixCase {
+  const char *type, *q, *v, *grouped_v, *output, *gate, *down, *head, *embedding;
+};
+
+class LatticeMixRule : public ::testing::TestWithParam<LatticeMixCase> {};
+
+TEST_P(LatticeMixRule, ChoosesByRole) {
+  const auto& c = GetParam();
+  EXPECT_EQ(runs_by_layer(c.type, "attn_q"), c.q);
+  EXPECT_EQ(runs_by_layer(c.type, "attn_k"), c.q);
+  EXPECT_EQ(runs_by_layer(c.type, "attn_v"), c.v);
+  EXPECT_EQ(runs_by_layer(c.type, "attn_v", 2), c.grouped_v);
+  EXPECT_EQ(runs_by_layer(c.type, "attn_output"), c.output);
+  EXPECT_EQ(runs_by_layer(c.type, "ffn_gate"), c.gate);
+  EXPECT_EQ(runs_by_layer(c.type, "ffn_up"), c.gate);
+  EXPECT_EQ(runs_by_layer(c.type, "ffn_down"), c.down);
+  const auto types = chosen(c.type, llama(8, 256), 8, {}, 4, true);
+  EXPECT_EQ(info(types.at("output.weight").type).name, c.head);
+  EXPECT_EQ(info(types.at("token_embd.weight").type).name, c.embedding);
+  EXPECT_EQ(info(chosen(c.type, llama(8, 256, true), 8, {}, 4, true).at("token_embd.weight").type).name, c.head);
+}
+
+INSTANTIATE_TEST_SUITE_P(Rows, LatticeMixRule,
+                         ::testing::Values(LatticeMixCase{"IQ1_S", "iq1_s 8", "q2_k 8", "q4_k 8", "iq2_xxs 8",
+                                                          "iq1_s 8", "q2_k 1, iq1_s 7", "q5_k", "q2_k"},
+                                           LatticeMixCase{"IQ1_M", "iq1_m 8", "q2_k 8", "q4_k 8", "iq2_xxs 8",
+                                                          "iq1_m 8", "q2_k 1, iq1_m 7", "q5_k", "q2_k"},
+                                           LatticeMixCase{"IQ2_XXS", "iq2_xxs 8", "q2_k 8", "q4_k 8", "iq2_xxs 8",
+                                                          "iq2_xxs 8", "q2_k 1, iq2_xxs 7", "q5_k", "q2_k"},
+                                           LatticeMixCase{"IQ2_XS", "iq2_xs 8", "q2_k 8", "q4_k 8", "iq2_xs 8",
+                                                          "iq2_xs 8", "q2_k 1, iq2_xs 7", "q5_k", "q2_k"},
+                                           LatticeMixCase{"IQ2_S", "iq2_xs 8", "iq3_s 8", "q4_k 8", "iq3_s 8",
+                                                          "iq2_xs 8", "iq3_s 1, iq2_xs 7", "q5_k", "iq3_s"},
+                                           LatticeMixCase{"IQ2_M", "iq2_s 8", "iq3_s 8", "q4_k 8", "iq3_s 8", "iq2_s 8",
+                                                          "iq3_s 1, iq2_s 7", "q5_k", "iq3_s"},
+                                           LatticeMixCase{"IQ3_XXS", "iq2_s 8", "iq3_xxs 8", "q4_k 8", "iq3_s 8",
+                                                          "iq3_xxs 8", "iq3_xxs 8", "q5_k", "iq3_s"},
+                                           LatticeMixCase{"IQ3_XS", "iq3_xxs 8", "iq3_s 8", "q4_k 8", "iq3_s 8",
+                                                          "iq3_s 1, iq3_xxs 6, iq3_s 1", "iq3_s 8", "q6_k", "iq3_s"},
+                                           LatticeMixCase{"IQ3_S", "iq3_s 8", "iq3_s 8", "q4_k 8", "iq3_s 8", "iq3_s 8",
+                                                          "iq3_s 8", "q6_k", "iq3_s"},
+                                           LatticeMixCase{"IQ3_M", "iq3_s 8", "q4_k 8", "q4_k 8", "q4_k 8", "iq3_s 8",
+                                                          "q4_k 1, iq3_s 7", "q6_k", "iq3_s"}),
+                         [](const auto& row) { return row.param.type; });
+
 TEST(GgufMix, HeadIsQ6KUnlessTheFileIsQ80) {
   EXPECT_EQ(chosen("Q4_0", llama(1, 256), 1)["output.weight"].type, DType::q6_k);
   EXPECT_EQ(chosen("Q8_0", llama(1, 256), 1)["output.weight"].type, DType::q8_0);
@@ -103,6 +162,7 @@ TEST(GgufMix, RowsThatDoNotFitFallBackAndSayWhatWasWanted) {
   EXPECT_EQ(chosen("Q6_K", llama(1, 96), 1).at("blk.0.attn_q.weight").type, DType::q8_0);
   EXPECT_EQ(chosen("Q4_K_M", llama(1, 100), 1).at("blk.0.attn_q.weight").type, DType::f16);
   EXPECT_EQ(chosen("Q8_0", llama(1, 100), 1).at("blk.0.attn_q.weight").type, DType::f16);
+  EXPECT_EQ(chosen("IQ3_S", llama(1, 96), 1).at("blk.0.attn_q.weight").type, DType::iq4_nl);
 }
 
 TEST(GgufMix, FirstMatchingOverrideWinsByEitherName) {
@@ -143,6 +203,19 @@ TEST(GgufMix, Q2KSDemandsImportance) {
             "type Q2_K_S needs an importance matrix; connect the port 'imatrix', or take Q2_K");
 }
 
+TEST(GgufMix, VeryLowTypesDemandImportance) {
+  const auto tensors = llama(1, 256);
+  const auto message = [&](const char* type) {
+    const auto choices = choose_gguf_types(*find_gguf_file_type(type), {"llama", 1, 8, 4, false}, tensors, {});
+    return choices.ok() ? std::string() : choices.error().message();
+  };
+  EXPECT_EQ(message("IQ2_XS"), "type IQ2_XS needs an importance matrix; connect the port 'imatrix', or take Q2_K");
+  EXPECT_EQ(message("IQ3_XXS"), "type IQ3_XXS needs an importance matrix; connect the port 'imatrix', or take IQ3_S");
+  EXPECT_EQ(message("IQ3_S"), "");
+  EXPECT_FALSE(needs_gguf_importance("token_embd.weight", DType::iq3_xxs));
+  EXPECT_TRUE(needs_gguf_importance("token_embd.weight", DType::iq2_xs));
+}
+
 /// A mixture-of-experts model of 8 layers: the experts' matrices are stacked.
 std::string moe_layers(std::string_view type, const std::string& role, std::int64_t experts) {
   std::vector<GgufMixTensor> tensors;
@@ -154,7 +227,7 @@ std::string moe_layers(std::string_view type, const std::string& role, std::int6
       tensors.push_back({blk + part + ".weight", "", {experts, 256, 256}, DType::bf16});
     tensors.push_back({blk + "ffn_gate_inp.weight", "", {experts, 256}, DType::f32});
   }
-  const auto choices = choose_gguf_types(*find_gguf_file_type(type), {"llama", 8, 8, 4, false, experts}, tensors, {});
+  const auto choices = choose_gguf_types(*find_gguf_file_type(type), {"llama", 8, 8, 4, true, experts}, tensors, {});
   EXPECT_TRUE(choices.ok()) << choices.error().message();
   std::string out;
   for (std::size_t i = 0; i < tensors.size(); ++i)
@@ -169,6 +242,10 @@ TEST(GgufMix, GivesEightExpertsBetterAttention) {
   EXPECT_EQ(moe_layers("Q6_K", "attn_output", 8), "66666666");
   EXPECT_EQ(moe_layers("Q4_K_M", "attn_k", 16), "44444444");
   EXPECT_EQ(moe_layers("Q4_K_M", "ffn_down_exps", 8), "64464466");
+  EXPECT_EQ(moe_layers("IQ3_S", "attn_output", 8), "55555555");
+  EXPECT_EQ(moe_layers("IQ2_XS", "attn_output", 8), "55555555");
+  EXPECT_EQ(moe_layers("IQ2_XS", "attn_k", 8), "44444444");
+  EXPECT_EQ(moe_layers("IQ2_XS", "attn_v", 4), "44444444");
   EXPECT_EQ(moe_layers("MXFP4_MOE", "ffn_down_exps", 8), "xxxxxxxx");  // the x of mxfp4
   EXPECT_EQ(moe_layers("MXFP4_MOE", "attn_q", 8), "88888888");
   EXPECT_EQ(moe_layers("Q4_K_M", "ffn_gate_inp", 8), "33333333");  // f32: a router stays as it is
