@@ -54,7 +54,7 @@ class Quantizer {
   }
 
   Result<std::vector<float>> operator()(const TensorView& t, Site site, const Gram& gram) {
-    FETTLE_TRY(check_tokens(t, gram));
+    FETTLE_TRY(enough_.check(t, gram.rows()));
     FETTLE_ASSIGN(const gptq::Inputs* const inputs, inputs_of(t, site, gram));
     const IntegerTarget& target = *targets_.at(t.name);
     FETTLE_ASSIGN(std::vector<float> weights, finite_weights(t));
@@ -77,22 +77,6 @@ class Quantizer {
   }
 
  private:
-  Status check_tokens(const TensorView& t, const Gram& gram) {
-    if (gram.rows() < 2 * t.cols())
-      return {
-          Code::invalid_argument,
-          fmt::format("{} calibration tokens are too few for the {} inputs of '{}': below {} rounding to nearest is "
-                      "better; give data.tokens more sequences (16 tokens an input are good)",
-                      gram.rows(), t.cols(), t.name, 2 * t.cols()),
-          "calibration"};
-    if (gram.rows() < 16 * t.cols() && !std::exchange(said_few_, true))
-      context_.warn(
-          fmt::format("{} calibration tokens are few for the {} inputs of '{}'; from {} on the result stops "
-                      "improving",
-                      gram.rows(), t.cols(), t.name, 16 * t.cols()));
-    return {};
-  }
-
   /// q, k and v share what they read, and so do gate and up: factored once.
   Result<const gptq::Inputs*> inputs_of(const TensorView& t, Site site, const Gram& gram) {
     const std::int64_t layer = layer_of(t.name);
@@ -121,7 +105,7 @@ class Quantizer {
   std::optional<gptq::Inputs> inputs_;
   std::int64_t layer_ = -1;
   Site site_ = Site::attention_in;
-  bool said_few_ = false;
+  EnoughTokens enough_{context_};
   int done_ = 0;
   std::int64_t dead_columns_ = 0;
   double most_damping_ = 0;

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <map>
+#include <utility>
 
 namespace fettle::kit {
 namespace {
@@ -82,6 +83,21 @@ Status quantize_blocks(const Checkpoint& checkpoint, const std::vector<const Ten
   context.metric("matrices", static_cast<double>(targets.size()));
   context.metric("calibration_tokens", static_cast<double>(split.used.sequences() * tokens.length()), "tokens");
   if (held && held->mean()) context.metric("reconstruction_error", *held->mean());
+  return {};
+}
+
+Status EnoughTokens::check(const TensorView& t, std::int64_t tokens) {
+  if (tokens < 2 * t.cols())
+    return {Code::invalid_argument,
+            fmt::format("{} calibration tokens are too few for the {} inputs of '{}': below {} rounding to nearest is "
+                        "better; give data.tokens more sequences (16 tokens an input are good)",
+                        tokens, t.cols(), t.name, 2 * t.cols()),
+            "calibration"};
+  if (tokens < 16 * t.cols() && !std::exchange(said_few_, true))
+    context_.warn(
+        fmt::format("{} calibration tokens are few for the {} inputs of '{}'; from {} on the result stops "
+                    "improving",
+                    tokens, t.cols(), t.name, 16 * t.cols()));
   return {};
 }
 

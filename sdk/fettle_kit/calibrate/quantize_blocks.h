@@ -66,6 +66,17 @@ Status quantize_blocks(const Checkpoint& checkpoint, const std::vector<const Ten
   return quantize_blocks(checkpoint, targets, params, context, technique);
 }
 
+/// Fewer calibration tokens than twice the inputs of a matrix are an error, below 16 times a warning, said once.
+class EnoughTokens {
+ public:
+  explicit EnoughTokens(const Context& context) : context_(context) {}
+  Status check(const TensorView& tensor, std::int64_t tokens);
+
+ private:
+  const Context& context_;
+  bool said_few_ = false;
+};
+
 /// Memory, disk and flops of such a step. `statistics_bytes`: of the accumulators of one block. `flops_a_weight`: of
 /// the technique itself. Refuses families that the engine does not run.
 Status estimate_quantize_walk(const CalibratedQuantizeParams& params, const Inputs& inputs, Estimate& estimate,

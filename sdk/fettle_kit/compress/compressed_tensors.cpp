@@ -19,7 +19,8 @@ namespace {
 constexpr std::string_view scale_suffix = ".weight_scale";
 
 std::span<const CompressedFormat* const> formats() {
-  static constexpr std::array<const CompressedFormat*, 1> known = {&pack_quantized};
+  static constexpr std::array<const CompressedFormat*, 4> known = {&pack_quantized, &float_quantized,
+                                                                   &nvfp4_pack_quantized, &mxfp4_pack_quantized};
   return known;
 }
 

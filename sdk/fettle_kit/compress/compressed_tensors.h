@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "fettle_kit/compress/float_matrix.h"
 #include "fettle_kit/compress/grid.h"
 #include "fettle_kit/compress/quantized_checkpoint.h"
 #include "fettle_kit/compress/quantized_layout.h"
@@ -43,7 +44,7 @@ struct CompressedFormat {
   Result<std::unique_ptr<const PackedMatrix>> (*open)(const CompressedModule&);
 };
 
-extern const CompressedFormat pack_quantized;
+extern const CompressedFormat pack_quantized, float_quantized, nvfp4_pack_quantized, mxfp4_pack_quantized;
 
 /// One entry of config_groups.
 struct CompressedGroup {
@@ -68,5 +69,26 @@ std::vector<TensorSpec> pack_quantized_specs(const std::string& module, std::int
 std::vector<std::vector<std::byte>> pack_quantized_bytes(const CodedMatrix& coded, const GridScheme& scheme);
 /// The arguments of such weights. `act_order`: whether columns were quantized in another order, for the record.
 Json pack_quantized_args(const GridScheme& scheme, bool act_order);
+
+// float-quantized: FP8; nvfp4-pack-quantized; mxfp4-pack-quantized
+
+/// How the inputs of a linear are rounded when the model runs.
+enum class Activations {
+  none,     ///< as they are
+  dynamic,  ///< by scales made of what comes: of a token for fp8, of 128 columns for fp8 in blocks, of 32 for mxfp4
+  fixed,    ///< by a scale from calibration, beside those of 16 columns for nvfp4
+};
+
+/// "float-quantized", ...
+const CompressedFormat& float_format(FloatKind kind);
+/// The tensors for "P.weight": weight or weight_packed, weight_scale, and what nvfp4 and fixed activations add.
+std::vector<TensorSpec> compressed_float_specs(const std::string& module, std::int64_t rows, std::int64_t cols,
+                                               const FloatScheme& scheme, Activations activations);
+/// Their bytes in that order. `input_magnitude`: the largest of the linear's inputs; looked at for fixed activations.
+std::vector<std::vector<std::byte>> compressed_float_bytes(const FloatMatrix& matrix, Activations activations,
+                                                           float input_magnitude);
+/// The arguments of such weights, and of their inputs (null for Activations::none).
+Json compressed_float_args(const FloatScheme& scheme);
+Json compressed_input_args(const FloatScheme& scheme, Activations activations);
 
 }  // namespace fettle::kit

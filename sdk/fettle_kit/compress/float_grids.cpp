@@ -9,6 +9,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 namespace fettle::kit {
 namespace {
@@ -36,6 +37,13 @@ const std::array<float, 256> e4m3_values = [] {
 
 constexpr std::array<float, 16> e2m1_values{0, 0.5F, 1, 1.5F, 2, 3, 4, 6, 0, -0.5F, -1, -1.5F, -2, -3, -4, -6};
 
+/// The two numbers of every byte of E2M1 codes.
+constexpr auto e2m1_pairs = [] {
+  std::array<std::array<float, 2>, 256> pairs{};
+  for (std::size_t byte = 0; byte < 256; ++byte) pairs[byte] = {e2m1_values[byte & 15], e2m1_values[byte >> 4]};
+  return pairs;
+}();
+
 /// The scale codes of up to `chunk` blocks whose largest magnitudes shall become `top` of the E2M1 grid.
 void scale_codes(std::span<const float> magnitudes, float divisor, float top, std::uint8_t* codes) {
   std::array<float, chunk> scaled;  // NOLINT: filled below
@@ -55,7 +63,10 @@ Factors factors_of(const std::uint8_t* scales, std::size_t blocks, float divisor
   return factors;
 }
 
-float power_of_two(int code) { return std::ldexp(1.0F, code - 127); }
+/// 2^(code - 127), code 0 to 254.
+float power_of_two(int code) {
+  return std::bit_cast<float>(code == 0 ? 1U << 22 : static_cast<std::uint32_t>(code) << 23);
+}
 
 std::uint8_t power_code(float magnitude, std::uint32_t carry) {
   if (magnitude == 0) return 127;
@@ -96,6 +107,32 @@ float from_e4m3(std::uint8_t code) { return e4m3_values[code]; }
 
 void encode_e4m3(std::span<const float> x, float scale, std::uint8_t* codes) {
   lanes().e4m3(x.data(), x.size(), scale, codes);
+}
+
+void decode_e4m3(const std::uint8_t* codes, float scale, std::span<float> x) {
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = e4m3_values[codes[i]] * scale;
+}
+
+float nearest_e2m1(float value) {
+  // Steps of 0.5 up to 2, of 1 up to 4, of 2 up to 6; adding 2^23 * 1.5 rounds to whole numbers, ties to even.
+  const float magnitude = std::min(std::fabs(value), e2m1_max);
+  const float step = magnitude < 2 ? 0.5F : magnitude < 4 ? 1.0F : 2.0F;
+  const float nearest = (magnitude / step + 12582912.0F - 12582912.0F) * step;
+  return value < 0 ? 0 - nearest : nearest;
+}
+
+void decode_e2m1(const std::uint8_t* packed, std::int64_t block, const float* factors, std::span<float> x) {
+  const auto bytes = static_cast<std::size_t>(block) / 2;
+  for (std::size_t i = 0; i < x.size() / 2; ++i) {
+    const std::array<float, 2>& pair = e2m1_pairs[packed[i]];
+    const float factor = factors[i / bytes];
+    x[2 * i] = pair[0] * factor;
+    x[2 * i + 1] = pair[1] * factor;
+  }
+}
+
+float from_e8m0(std::uint8_t code) {
+  return code == 255 ? std::numeric_limits<float>::quiet_NaN() : power_of_two(code);
 }
 
 std::optional<BlockScale> find_block_scale(std::string_view name) {
@@ -156,10 +193,9 @@ void encode_nvfp4(std::span<const float> x, float divisor, const std::uint8_t* s
 }
 
 void decode_nvfp4(const std::uint8_t* packed, const std::uint8_t* scales, float divisor, std::span<float> x) {
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    const unsigned code = packed[i / 2] >> (i % 2 * 4) & 15U;
-    x[i] = e2m1_values[code] * (from_e4m3(scales[i / nvfp4_block]) / divisor);
-  }
+  std::vector<float> factors(x.size() / nvfp4_block);
+  for (std::size_t b = 0; b < factors.size(); ++b) factors[b] = from_e4m3(scales[b]) / divisor;
+  decode_e2m1(packed, nvfp4_block, factors.data(), x);
 }
 
 std::optional<PowerScale> find_power_scale(std::string_view name) {
@@ -198,10 +234,9 @@ void encode_mxfp4(std::span<const float> x, const std::uint8_t* scales, std::uin
 }
 
 void decode_mxfp4(const std::uint8_t* packed, const std::uint8_t* scales, std::span<float> x) {
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    const unsigned code = packed[i / 2] >> (i % 2 * 4) & 15U;
-    x[i] = e2m1_values[code] * power_of_two(scales[i / mxfp4_block]);
-  }
+  std::vector<float> factors(x.size() / mxfp4_block);
+  for (std::size_t b = 0; b < factors.size(); ++b) factors[b] = from_e8m0(scales[b]);
+  decode_e2m1(packed, mxfp4_block, factors.data(), x);
 }
 
 }  // namespace fettle::kit

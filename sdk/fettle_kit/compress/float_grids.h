@@ -28,6 +28,16 @@ float from_e4m3(std::uint8_t code);
 
 /// codes[i] = to_e4m3(x[i] / scale), scale > 0.
 void encode_e4m3(std::span<const float> x, float scale, std::uint8_t* codes);
+/// x[i] = from_e4m3(codes[i]) * scale
+void decode_e4m3(const std::uint8_t* codes, float scale, std::span<float> x);
+
+/// The E2M1 number nearest to `value`, ties to the even code, saturating at 6.
+float nearest_e2m1(float value);
+/// Two codes a byte, the even column in the low bits; x = code * factors[its block of `block` columns].
+void decode_e2m1(const std::uint8_t* packed, std::int64_t block, const float* factors, std::span<float> x);
+
+/// 2^(code - 127); 255 stands for NaN.
+float from_e8m0(std::uint8_t code);
 
 /// Which of the 126 positive E4M3 numbers becomes the scale of a block of NVFP4.
 enum class BlockScale {

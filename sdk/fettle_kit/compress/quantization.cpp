@@ -14,6 +14,10 @@
 namespace fettle::kit {
 namespace {
 
+/// What vLLM runs as one.
+const std::vector<std::vector<std::string>> fused = {{"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"},
+                                                     {"mlp.gate_proj", "mlp.up_proj"}};
+
 GptqVersion version_of(const std::string& format) { return format == "gptq_v2" ? GptqVersion::v2 : GptqVersion::v1; }
 
 std::vector<std::string> names_of(const std::vector<IntegerTarget>& targets) {
@@ -77,20 +81,30 @@ Result<std::vector<const TensorView*>> quantization_targets(const Checkpoint& mo
   return chosen;
 }
 
+std::vector<std::string> fused_with(const std::string& tensor) {
+  for (const auto& group : fused)
+    for (const std::string& member : group) {
+      const std::string end = member + ".weight";
+      if (!tensor.ends_with(end)) continue;
+      std::vector<std::string> names;
+      for (const std::string& other : group)
+        names.push_back(tensor.substr(0, tensor.size() - end.size()) + other + ".weight");
+      return names;
+    }
+  return {tensor};
+}
+
 std::vector<std::string> unlike_fused(const Checkpoint& model,
                                       const std::function<std::string(const std::string&)>& kind) {
-  static const std::vector<std::vector<std::string>> fused = {
-      {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"}, {"mlp.gate_proj", "mlp.up_proj"}};
   std::vector<std::string> sentences;
   for (const TensorView* t : model.tensors())
     for (const auto& group : fused) {
       const std::string end = group[0] + ".weight";
       if (!t->name.ends_with(end)) continue;
       const std::string prefix = t->name.substr(0, t->name.size() - end.size());
-      const bool alike = std::all_of(group.begin(), group.end(), [&](const std::string& other) {
-        return kind(prefix + other + ".weight") == kind(t->name);
-      });
-      if (!alike)
+      const std::vector<std::string> names = fused_with(t->name);
+      if (std::any_of(names.begin(), names.end(),
+                      [&](const std::string& other) { return kind(other) != kind(t->name); }))
         sentences.push_back(fmt::format("{}: {} are stored in different ways; transformers loads that, vLLM does not",
                                         prefix.empty() ? "model" : prefix.substr(0, prefix.size() - 1),
                                         fmt::join(group, ", ")));
@@ -182,15 +196,18 @@ void warn_of_unlike(const Checkpoint& model, const std::vector<IntegerTarget>& t
   for (const std::string& sentence : unlike_fused(model, kind)) context.warn(sentence);
 }
 
+Status not_finite(const TensorView& t) {
+  return {Code::invalid_argument,
+          fmt::format("tensor '{}' holds a weight that is NaN or infinite, which no grid holds; repair the model or "
+                      "put the tensor into 'ignore'",
+                      t.name)};
+}
+
 Result<std::vector<float>> finite_weights(const TensorView& t) {
   std::vector<float> weights(static_cast<std::size_t>(t.elements()));
   info(t.dtype).to_f32(t.bytes.data(), weights.data(), weights.size());
   if (std::all_of(weights.begin(), weights.end(), [](float w) { return std::isfinite(w); })) return weights;
-  return Status(
-      Code::invalid_argument,
-      fmt::format("tensor '{}' holds a weight that is NaN or infinite, which no grid holds; repair the model or "
-                  "put the tensor into 'ignore'",
-                  t.name));
+  return not_finite(t);
 }
 
 Result<IntegerWriter> IntegerWriter::create(const std::string& folder, const Checkpoint& model,

@@ -40,8 +40,12 @@ Description<Params>& with_quantize_params(Description<Params>& description) {
 /// tensor and the parameter: no match, not a matrix of f32, f16 or bf16, an embedding, the head of a tied model.
 Result<std::vector<const TensorView*>> quantization_targets(const Checkpoint& model, const QuantizeParams& params);
 
-/// Matrices that vLLM runs as one (q, k and v; gate and up) must be stored alike. A sentence for each block's group
-/// that is not, by `kind`: how a matrix is stored, "" if it is dense. Empty if all is well.
+/// The names of the tensors that vLLM runs as one with this one (q, k and v; gate and up), itself among them; only
+/// itself if it is none of those.
+std::vector<std::string> fused_with(const std::string& tensor);
+
+/// Those must be stored alike. A sentence for each block's group that is not, by `kind`: how a matrix is stored, "" if
+/// it is dense. Empty if all is well.
 std::vector<std::string> unlike_fused(const Checkpoint& model,
                                       const std::function<std::string(const std::string&)>& kind);
 
@@ -98,7 +102,9 @@ Result<std::vector<IntegerTarget>> integer_targets(const Checkpoint& model, cons
 /// Warns of matrices that vLLM cannot load beside each other.
 void warn_of_unlike(const Checkpoint& model, const std::vector<IntegerTarget>& targets, const Context& context);
 
-/// The weights of a tensor as f32, or an error that names it if one is NaN or infinite.
+/// The error for a tensor that holds a NaN or infinity.
+Status not_finite(const TensorView& tensor);
+/// The weights of a tensor as f32, or not_finite().
 Result<std::vector<float>> finite_weights(const TensorView& tensor);
 
 /// How the codes came about, for the record in the config.

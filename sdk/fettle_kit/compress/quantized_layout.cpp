@@ -9,7 +9,9 @@
 #include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <array>
+#include <cmath>
 
 namespace fettle::kit {
 
@@ -46,6 +48,24 @@ Result<const TensorView*> require_tensor(const Checkpoint& checkpoint, const std
         checkpoint, name,
         fmt::format("is {} {}, expected {}", info(tensor->dtype).name, shape_text(tensor->shape), expected));
   return tensor;
+}
+
+Result<std::vector<float>> read_scales(const Checkpoint& checkpoint, const std::string& name,
+                                       const std::vector<std::vector<std::int64_t>>& shapes) {
+  std::vector<std::string> texts;
+  for (const auto& shape : shapes) texts.push_back(shape_text(shape));
+  const std::string expected = fmt::format("expected floats {}", fmt::join(texts, " or "));
+  const TensorView* const tensor = checkpoint.find(name);
+  if (tensor == nullptr) return bad_tensor(checkpoint, name, "is missing, " + expected);
+  if (!is_float(tensor->dtype) || std::find(shapes.begin(), shapes.end(), tensor->shape) == shapes.end())
+    return bad_tensor(checkpoint, name,
+                      fmt::format("is {} {}, {}", info(tensor->dtype).name, shape_text(tensor->shape), expected));
+  std::vector<float> scales(static_cast<std::size_t>(tensor->elements()));
+  info(tensor->dtype).to_f32(tensor->bytes.data(), scales.data(), scales.size());
+  for (std::size_t i = 0; i < scales.size(); ++i)
+    if (!std::isfinite(scales[i]))
+      return bad_tensor(checkpoint, name, fmt::format("holds {} at {}, which is no scale", scales[i], i));
+  return scales;
 }
 
 }  // namespace fettle::kit

@@ -55,6 +55,9 @@ bool has_quant_method(const Checkpoint& checkpoint, std::string_view method);
 /// The tensor, or corrupt_data that names it and says what was expected.
 Result<const TensorView*> require_tensor(const Checkpoint& checkpoint, const std::string& name, DType dtype,
                                          const std::vector<std::int64_t>& shape);
+/// The numbers of a tensor of floats with one of these shapes, all of them finite; or corrupt_data as above.
+Result<std::vector<float>> read_scales(const Checkpoint& checkpoint, const std::string& name,
+                                       const std::vector<std::vector<std::int64_t>>& shapes);
 /// "model.safetensors: tensor 'x' ..." as an error of that checkpoint.
 Status bad_tensor(const Checkpoint& checkpoint, std::string_view tensor, const std::string& problem);
 /// [2, 3]

@@ -55,6 +55,28 @@ Parts packed_parts() {
           pack_quantized_bytes(coded(s), s)};
 }
 
+Parts float_parts(FloatKind kind, Fp8Sharing sharing) {
+  std::vector<float> w(rows * cols);
+  for (std::size_t i = 0; i < w.size(); ++i) w[i] = static_cast<float>(i % 17) - 8.0F;
+  FloatScheme s;
+  s.kind = kind;
+  s.sharing = sharing;
+  const FloatMatrix m = *round_to_floats({"w", DType::f32, {rows, cols}, std::as_bytes(std::span(w))}, s, 8);
+  CompressedGroup group{std::string(float_format(kind).name),
+                        compressed_float_args(s),
+                        compressed_input_args(s, Activations::none),
+                        {"m"}};
+  return {{{"quantization_config", compressed_tensors_config({group}, {"lm_head"})}},
+          compressed_float_specs("m", rows, cols, s, Activations::none),
+          compressed_float_bytes(m, Activations::none, 0)};
+}
+Parts fp8_parts() { return float_parts(FloatKind::fp8, Fp8Sharing::channel); }
+Parts fp8_block_parts() { return float_parts(FloatKind::fp8, Fp8Sharing::block); }
+Parts nvfp4_parts() { return float_parts(FloatKind::nvfp4, Fp8Sharing::channel); }
+Parts mxfp4_parts() { return float_parts(FloatKind::mxfp4, Fp8Sharing::channel); }
+
+Json& weight_args(Parts& parts) { return parts.config["quantization_config"]["config_groups"]["group_0"]["weights"]; }
+
 Result<DenseCheckpoint> open(const ScratchFolder& folder, const Parts& parts) {
   const auto source = [&](const TensorSpec& spec, const TensorSink& sink) -> Status {
     for (std::size_t i = 0; i < parts.specs.size(); ++i)
@@ -150,7 +172,50 @@ INSTANTIATE_TEST_SUITE_P(
         Damage{
             "ct_group_size", packed_parts,
             [](Parts& p) { p.config["quantization_config"]["config_groups"]["group_0"]["weights"]["group_size"] = 48; },
-            ": tensor 'm.weight_packed' has rows of 64, which groups of 48 do not divide"}),
+            ": tensor 'm.weight_packed' has rows of 64, which groups of 48 do not divide"},
+        Damage{"fp8_strategy", fp8_parts, [](Parts& p) { weight_args(p)["strategy"] = "token"; },
+               ": tensor 'm.weight' has weights of type float with 8 bits, strategy token and group_size 0, expected "
+               "symmetric float with 8 bits, strategy tensor, channel or block"},
+        Damage{"fp8_bits", fp8_parts, [](Parts& p) { weight_args(p)["num_bits"] = 4; },
+               ": tensor 'm.weight' has weights of type float with 4 bits, strategy channel and group_size 0, expected "
+               "symmetric float with 8 bits, strategy tensor, channel or block"},
+        Damage{"fp8_type", fp8_parts, [](Parts& p) { p.specs[0].dtype = DType::i8; },
+               ": tensor 'm.weight' is i8 [32, 64], expected f8_e4m3 [rows, columns]"},
+        Damage{"fp8_shape", fp8_parts,
+               [](Parts& p) {
+                 p.specs[0].shape = {2, 16, 64};
+               },
+               ": tensor 'm.weight' is f8_e4m3 [2, 16, 64], expected f8_e4m3 [rows, columns]"},
+        Damage{"fp8_empty", fp8_parts,
+               [](Parts& p) {
+                 p.specs[0].shape = {0, 64};
+               },
+               ": tensor 'm.weight' is f8_e4m3 [0, 64], expected f8_e4m3 [rows, columns]"},
+        Damage{"fp8_scales", fp8_parts,
+               [](Parts& p) {
+                 p.specs[1].shape = {31, 1};
+               },
+               ": tensor 'm.weight_scale' is f32 [31, 1], expected floats [32, 1]"},
+        Damage{"fp8_nan", fp8_parts, [](Parts& p) { entry(p, 1, 3) = 0x7fc00000; },
+               ": tensor 'm.weight_scale' holds nan at 3, which is no scale"},
+        Damage{"fp8_blocks", fp8_block_parts,
+               [](Parts& p) {
+                 weight_args(p)["block_structure"] = {16, 48};
+               },
+               ": tensor 'm.weight_scale' is f32 [1, 1], expected floats [2, 2]"},
+        Damage{"nvfp4_group", nvfp4_parts, [](Parts& p) { weight_args(p)["group_size"] = 32; },
+               ": tensor 'm.weight_packed' has weights of type float with 4 bits, strategy tensor_group and group_size "
+               "32, expected symmetric float with 4 bits, strategy tensor_group and group_size 16"},
+        Damage{"nvfp4_columns", nvfp4_parts, [](Parts& p) { p.specs[0].shape = {32, 36}; },
+               ": tensor 'm.weight_packed' has rows of 72 weights, which groups of 16 do not divide"},
+        Damage{"nvfp4_scales", nvfp4_parts, [](Parts& p) { p.specs[1].shape = {32, 3}; },
+               ": tensor 'm.weight_scale' is f8_e4m3 [32, 3], expected f8_e4m3 [32, 4]"},
+        Damage{"nvfp4_no_divisor", nvfp4_parts, [](Parts& p) { p.specs.pop_back(); },
+               ": tensor 'm.weight_global_scale' is missing, expected floats [1] or []"},
+        Damage{"nvfp4_divisor", nvfp4_parts, [](Parts& p) { entry(p, 2, 0) = 0; },
+               ": tensor 'm.weight_global_scale' is 0, expected a positive divisor"},
+        Damage{"mxfp4_scales", mxfp4_parts, [](Parts& p) { p.specs[1].dtype = DType::i8; },
+               ": tensor 'm.weight_scale' is i8 [32, 2], expected u8 [32, 2]"}),
     [](const auto& row) { return row.param.name; });
 
 TEST(DenseCheckpoint, MatchesPatternsFromTheStartOfTheName) {

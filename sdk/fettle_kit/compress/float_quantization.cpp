@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fettle_kit/compress/float_quantization.h"
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+namespace fettle::kit {
+namespace {
+
+std::vector<std::string> names_of(const std::vector<FloatTarget>& targets) {
+  std::vector<std::string> names;
+  for (const FloatTarget& t : targets) names.push_back(t.tensor->name);
+  return names;
+}
+
+Status check_shape(const TensorView& t, const FloatScheme& s) {
+  const auto refuse = [&](const std::string& what) {
+    return Status(
+        Code::invalid_argument,
+        fmt::format("tensor '{}' has shape {}, but {} or put it into 'ignore'", t.name, shape_text(t.shape), what),
+        "targets");
+  };
+  if (s.packed() && t.cols() % s.block() != 0)
+    return refuse(fmt::format("{} has blocks of {} weights of a row; use quantize.fp8 for it,",
+                              s.kind == FloatKind::nvfp4 ? "NVFP4" : "MXFP4", s.block()));
+  const bool square = !s.packed() && s.sharing == Fp8Sharing::block;
+  if (square && (t.rows() % fp8_block != 0 || t.cols() % fp8_block != 0))
+    return refuse(fmt::format("vLLM wants multiples of {} for sharing: block; use sharing: channel,", fp8_block));
+  return {};
+}
+
+Json config_of(const std::vector<FloatTarget>& targets, std::vector<std::string> dense, const FloatRecipe& recipe) {
+  CompressedGroup group;
+  group.format = float_format(recipe.scheme.kind).name;
+  group.weights = compressed_float_args(recipe.scheme);
+  group.input_activations = compressed_input_args(recipe.scheme, recipe.activations);
+  for (const FloatTarget& t : targets) group.modules.push_back(module_of(t.tensor->name));
+  return compressed_tensors_config({group}, std::move(dense));
+}
+
+}  // namespace
+
+Result<std::vector<FloatTarget>> float_targets(const Checkpoint& model, const FloatParams& params,
+                                               const FloatRecipe& recipe) {
+  FETTLE_ASSIGN(const auto tensors, quantization_targets(model, params));
+  std::map<std::string, float> magnitudes;
+  for (const TensorView* t : tensors) {
+    FETTLE_TRY(check_shape(*t, recipe.scheme));
+    if (!recipe.scheme.tensor_scale()) continue;
+    const float magnitude = largest_magnitude(*t);
+    if (!std::isfinite(magnitude)) return not_finite(*t);
+    magnitudes[t->name] = magnitude;
+  }
+  std::vector<FloatTarget> targets;
+  for (const TensorView* t : tensors) {
+    FloatTarget target{t};
+    for (const std::string& name : fused_with(t->name))
+      if (const auto found = magnitudes.find(name); found != magnitudes.end())
+        target.magnitude = std::max(target.magnitude, found->second);
+    targets.push_back(target);
+  }
+  return targets;
+}
+
+void warn_of_unlike(const Checkpoint& model, const std::vector<FloatTarget>& targets, const Context& context) {
+  std::set<std::string> quantized;
+  for (const FloatTarget& t : targets) quantized.insert(t.tensor->name);
+  const auto kind = [&](const std::string& name) { return std::string(quantized.contains(name) ? "quantized" : ""); };
+  for (const std::string& sentence : unlike_fused(model, kind)) context.warn(sentence);
+}
+
+std::string weights_attribute(const FloatParams& params, const FloatRecipe& recipe) {
+  return fmt::format("{}.{}", params.format, float_format(recipe.scheme.kind).name);
+}
+
+Result<FloatWriter> FloatWriter::create(const std::string& folder, const Checkpoint& model,
+                                        const std::vector<FloatTarget>& targets, const FloatParams& params,
+                                        const FloatRecipe& recipe) {
+  std::map<std::string, std::vector<TensorSpec>> replaced;
+  for (const FloatTarget& t : targets)
+    replaced[t.tensor->name] = compressed_float_specs(module_of(t.tensor->name), t.tensor->rows(), t.tensor->cols(),
+                                                      recipe.scheme, recipe.activations);
+  QuantizedOptions options;
+  options.checkpoint.shard_bytes = static_cast<std::uint64_t>(params.shard_size.value);
+  options.quantization_config = config_of(targets, dense_linears(model, names_of(targets)), recipe);
+  FETTLE_ASSIGN(QuantizedWriter writer, QuantizedWriter::create(folder, model, std::move(replaced), options));
+  return FloatWriter(std::move(writer), params.format, recipe.activations);
+}
+
+Status FloatWriter::put(const TensorView& tensor, const FloatMatrix& matrix, float input_magnitude) {
+  return writer_.replace(tensor.name, compressed_float_bytes(matrix, activations_, input_magnitude));
+}
+
+void WeightErrors::add(const FloatMatrix& matrix) {
+  const double error = matrix.relative_error();
+  context_.point("weight_error", count_++, error);
+  sum_ += error;
+  worst_ = std::max(worst_, error);
+}
+
+void WeightErrors::report() const {
+  context_.metric("matrices", count_);
+  context_.metric("weight_error", count_ > 0 ? sum_ / count_ : 0);
+  context_.metric("worst_weight_error", worst_);
+}
+
+}  // namespace fettle::kit
