@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Integer checkpoints in transformers with compressed-tensors, and GPTQ words unpacked by numpy alone."""
+"""Quantized checkpoints in transformers with compressed-tensors, and GPTQ words unpacked by numpy alone."""
 import json
 
 import numpy as np
@@ -33,6 +33,70 @@ def compressed_tensors_loads(tools, folder, dense):
     }
     for name, (technique, params) in cases.items():
         tools.logits_agree(f"compressed-tensors, {name}", quantize(tools, folder, technique, dense, params))
+
+
+FLOATS = {
+    "fp8 rows": ("quantize.fp8", {}),
+    "fp8 rows, inputs as they are": ("quantize.fp8", {"activations": "none"}),
+    "fp8 matrix, static": ("quantize.fp8", {"sharing": "tensor", "activations": "static"}),
+    "fp8 blocks": ("quantize.fp8", {"sharing": "block"}),
+    "fp8 rows without layer 0": ("quantize.fp8", {"ignore": ["model.layers.0.*"]}),
+    "nvfp4 plain": ("quantize.nvfp4", {"scales": "plain"}),
+    "nvfp4 four over six": ("quantize.nvfp4", {}),
+    "nvfp4 W4A4 with error feedback": ("quantize.nvfp4", {"activations": "static", "error_feedback": True,
+                                                          "targets": ["*.self_attn.*_proj.weight"]}),
+    "mxfp4": ("quantize.mxfp4", {}),
+    "mxfp4 W4A4": ("quantize.mxfp4", {"activations": "dynamic"}),
+}
+
+
+def floats(tools, folder, dense, name):
+    technique, params = FLOATS[name]
+    inputs = {"model": ("model", dense)}
+    if params.get("activations") == "static":
+        inputs["calibration"] = ("tokens", tools.tokens(folder, tools.PROSE))
+    return tools.step(folder, technique, inputs, params)
+
+
+def compressed_floats_load(tools, folder, dense):
+    """Our reader reads weights: the client's rounding of inputs is switched off. FP4 becomes bf16 in compressed-tensors
+    0.20 whatever the model's type, so there the two meet in bf16 weights and f32 sums."""
+    for name in FLOATS:
+        model = floats(tools, folder, dense, name)
+        four = "fp4" in name
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16 if four else torch.float32)
+        theirs(torch.tensor([[1]]))  # unpacks
+        torch.nn.Module.float(theirs)
+        for module in theirs.modules():
+            module.quantization_enabled = False
+        ours = tools.step(folder, "io.convert", {"model": ("model", model)}, {"to": "bf16"}) if four else model
+        tools.logits_agree(f"compressed-tensors, {name}", ours, theirs=theirs)
+
+
+def compressed_floats_decompress(tools, folder, dense):
+    """Matrix by matrix, bit for bit in f32."""
+    from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
+    from compressed_tensors.quantization import QuantizationConfig, QuantizationScheme
+    from compressed_tensors.quantization.lifecycle.forward import dequantize
+    for name in FLOATS:
+        model = floats(tools, folder, dense, name)
+        config = json.loads((model / "config.json").read_text())["quantization_config"]
+        QuantizationConfig.model_validate(config)
+        scheme = QuantizationScheme(targets=["Linear"], weights=config["config_groups"]["group_0"]["weights"])
+        tensors = safetensors.torch.load_file(model / "model.safetensors")
+        parts = {key.removeprefix(Q + "."): t for key, t in tensors.items() if key.startswith(Q + ".")}
+        if "weight_packed" in parts:
+            packed, scale = parts["weight_packed"], parts["weight_scale"]
+            codes = unpack_fp4_from_uint8(packed, packed.shape[0], packed.shape[1] * 2, dtype=torch.float32)
+            scale = scale.float() if scale.dtype != torch.uint8 else 2.0 ** (scale.int() - 127).float()
+            theirs = dequantize(codes, scale, args=scheme.weights, global_scale=parts.get("weight_global_scale"),
+                                dtype=torch.float32)
+        else:
+            theirs = BaseCompressor.get_value_from_registry(config["format"]).decompress(parts, scheme)["weight"]
+        plain = tools.step(folder, "io.convert", {"model": ("model", model)}, {"to": "f32"})
+        ours = safetensors.torch.load_file(plain / "model.safetensors")[f"{Q}.weight"]
+        tools.check(f"compressed-tensors unpacks {name}", torch.equal(ours, theirs.float()))
 
 
 def compressed_tensors_decompresses(tools, folder, dense):
@@ -120,6 +184,8 @@ def check_all(tools, folder):
     dense = tools.step(folder, "io.convert", {"model": ("model", tools.PROSE)}, {"to": "f32"})
     compressed_tensors_loads(tools, folder, dense)
     compressed_tensors_decompresses(tools, folder, dense)
+    compressed_floats_load(tools, folder, dense)
+    compressed_floats_decompress(tools, folder, dense)
     compressed_config_is_valid(tools, folder)
     gptq_words_mean_what_we_read(tools, folder, dense)
     gptqmodel_dequantizes(tools, folder, dense)

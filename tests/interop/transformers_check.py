@@ -53,9 +53,10 @@ def tokens(folder, model, sequences=16, length=128):
                 {"sequences": sequences, "length": length}, "tokens")
 
 
-def logits_agree(name, model, ids=None):
-    """Loads `model` as anyone would, in f32, and compares one sequence's logits with ours."""
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+def logits_agree(name, model, ids=None, theirs=None):
+    """Loads `model` as anyone would, in f32, unless it is given as `theirs`, and compares one sequence's logits with
+    ours."""
+    theirs = theirs or transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     theirs.eval()
     vocab = theirs.config.vocab_size
     ids = ids or [(7 * i + i * i // 3) % vocab for i in range(64)]
