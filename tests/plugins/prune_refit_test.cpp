@@ -103,7 +103,8 @@ TEST(Refit, KeepsZerosExact) {
   layer.fit(w, 20);
   for (std::int64_t i = 0; i < Layer::rows; ++i)
     for (std::int64_t j = 0; j < Layer::cols; ++j) {
-      if (!layer.mask.kept(i, j)) EXPECT_EQ(w[static_cast<std::size_t>(i * Layer::cols + j)], 0.0F);
+      if (layer.mask.kept(i, j)) continue;
+      EXPECT_EQ(w[static_cast<std::size_t>(i * Layer::cols + j)], 0.0F);
     }
 }
 
