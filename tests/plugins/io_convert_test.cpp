@@ -261,5 +261,62 @@ TEST(IoConvertFromGguf, NamesATensorThatIsMissing) {
   EXPECT_EQ(r.message, folder + "/model.gguf: tensor 'blk.2.ffn_up.weight' is missing");
 }
 
+const StepResult& two_of_four() {
+  static const StepResult result = Step("prune_magnitude", "prune.magnitude")
+                                       .input("model", "model", prose_model(), {{"layout", "hf"}})
+                                       .param("pattern", "2:4")
+                                       .run();
+  return result;
+}
+
+Step compress(const std::string& model) {
+  return Step("io_convert", "io.convert").input("model", "model", model).param("compress", "2:4");
+}
+
+TEST(IoConvert, CompressesTwoOfFourAndGivesTheSameWeightsBack) {
+  const std::string sparse = two_of_four().outputs.at("model");
+  const StepResult packed = compress(sparse).run();
+  ASSERT_TRUE(packed.ok()) << packed.message;
+  EXPECT_EQ(packed.value("compressed"), 4 * 7);
+  EXPECT_LT(packed.value("bytes"), 0.7 * packed.value("bytes_before"));  // the embedding stays
+  EXPECT_LT(file_bytes(packed.outputs.at("model") + "/model.safetensors").size(), packed.value("bytes") + 10000);
+  const auto stored = Checkpoint::open(packed.outputs.at("model"));
+  EXPECT_EQ(stored->find("model.layers.0.mlp.up_proj.weight"), nullptr);
+  EXPECT_EQ(stored->find("model.layers.0.mlp.up_proj.weight_values")->cols(), 128);
+  EXPECT_EQ(stored->find("model.layers.0.mlp.up_proj.weight_meta")->cols(), 16);
+
+  const StepResult back = convert(packed.outputs.at("model"), "bf16");
+  ASSERT_TRUE(back.ok()) << back.message;
+  EXPECT_EQ(back.value("unpacked"), 4 * 7);
+  const auto before = Checkpoint::open(sparse), after = Checkpoint::open(back.outputs.at("model"));
+  EXPECT_FALSE(after->config().contains("quantization_config"));
+  ASSERT_EQ(before->tensors().size(), after->tensors().size());
+  for (const TensorView* t : before->tensors()) {
+    const TensorView* const other = after->find(t->name);
+    ASSERT_TRUE(other != nullptr && std::equal(t->bytes.begin(), t->bytes.end(), other->bytes.begin())) << t->name;
+  }
+}
+
+TEST(IoConvert, CompressedModelsAreReadAsTheyAre) {
+  const StepResult packed = compress(two_of_four().outputs.at("model")).run();
+  ASSERT_TRUE(packed.ok()) << packed.message;
+  EXPECT_EQ(prose_nll(packed.outputs.at("model")), prose_nll(two_of_four().outputs.at("model")));
+}
+
+TEST(IoConvert, ForetellsTheCompressedLayout) {
+  EXPECT_EQ(compress(prose_model()).estimate().foretold.at("model").at("weights"), "sparse24.sm80");
+}
+
+TEST(IoConvert, HasNothingToCompressInADenseModel) {
+  EXPECT_EQ(compress(prose_model()).run().message,
+            "no matrix of the model is 2:4 sparse, so there is nothing to compress; prune it with pattern 2:4 first");
+}
+
+TEST(IoConvert, CompressesOnlySixteenBits) {
+  const StepResult r = compress(prose_model()).param("to", "f32").validate();
+  EXPECT_EQ(r.message, "the 2:4 layout holds weights of 16 bits; use to: bf16 or to: f16");
+  EXPECT_EQ(r.where, "to");
+}
+
 }  // namespace
 }  // namespace fettle::test

@@ -50,5 +50,27 @@ TEST(PruneApply, RefusesAMaskOfATensorThatTheModelLacks) {
             "another model");
 }
 
+TEST(PruneApply, RefusesAMaskOfAnotherShape) {
+  const std::string folder = temporary_folder();
+  auto writer = MaskWriter::create(folder, {{"model.layers.1.mlp.up_proj.weight", 8, 8}});
+  ASSERT_TRUE(writer.ok());
+  ASSERT_TRUE(writer->add("model.layers.1.mlp.up_proj.weight", Mask(8, 8)).ok());
+  ASSERT_TRUE(writer->finish().ok());
+  const StepResult r = prune_apply(prose_model(), folder).run();
+  EXPECT_EQ(r.message,
+            "the mask of 'model.layers.1.mlp.up_proj.weight' is [8, 8], but the model's tensor is [768, 256]; the mask "
+            "was made for another model");
+  EXPECT_EQ(r.where, "mask");
+}
+
+TEST(PruneApply, RefusesAQuantizedModel) {
+  const StepResult quantized =
+      Step("quantize_rtn", "quantize.rtn").input("model", "model", prose_model(), {{"layout", "hf"}}).run();
+  ASSERT_TRUE(quantized.ok()) << quantized.message;
+  EXPECT_EQ(prune_apply(quantized.outputs.at("model"), by_magnitude().outputs.at("mask")).run().message,
+            "the weights are quantized already, and packed codes cannot be pruned; prune the original checkpoint, then "
+            "quantize the result");
+}
+
 }  // namespace
 }  // namespace fettle::test

@@ -133,6 +133,30 @@ TEST(PruneMagnitude, ForetellsTheSparsity) {
   EXPECT_EQ(r.foretold.at("model").at("layout"), "hf");
 }
 
+TEST(PruneMagnitude, ReportsSizesBeforeAndAfter) {
+  const StepResult r = prune(model_of(8, 16)).param("share", 0.5).run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  EXPECT_EQ(r.value("sparsity"), 0.5);
+  EXPECT_EQ(r.value("parameters_before"), 3 * 8 * 16);
+  EXPECT_EQ(r.value("parameters"), 2 * 8 * 16);
+  EXPECT_EQ(r.value("bytes_before"), 3 * 8 * 16 * 2);
+  EXPECT_EQ(r.value("bytes"), 3 * 8 * 16 * 2);  // zeros are stored
+}
+
+// Normal weights lie around 1.25 means of their absolute values, none beyond a few octaves.
+TEST(PruneMagnitude, ReportsHowScoresLie) {
+  const StepResult r = prune(model_of(64, 128)).param("share", 0.5).run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  double count = 0, near = 0;
+  for (const auto& [octave, weights] : r.series.at("scores.q_proj")) {
+    count += weights;
+    if (std::fabs(octave) < 2) near += weights;
+  }
+  EXPECT_EQ(count, 64 * 128);
+  EXPECT_GT(near, 0.75 * count);
+  EXPECT_EQ(r.series.count("scores.embed_tokens"), 0U);
+}
+
 TEST(PruneMagnitude, StopsWhenCancelled) {
   const StepResult r = prune(model_of(8, 16)).param("share", 0.5).cancel_at_poll(1).run();
   EXPECT_EQ(r.code, FETTLE_CANCELLED);
@@ -151,6 +175,27 @@ TEST(PruneMagnitude, NamesTheMatrixThatGroupsDoNotDivide) {
       r.message,
       "tensor 'model.layers.0.mlp.down_proj.weight' has rows of 18 weights, which groups of 4 do not divide; put it "
       "into 'ignore' or choose another pattern");
+}
+
+TEST(PruneMagnitude, RefusesAPatternThatIsNone) {
+  const StepResult r = prune("").param("pattern", "4:2").validate();
+  EXPECT_EQ(r.message, "pattern '4:2' is not N:M with 1 <= N <= M <= 64; 2:4 keeps two of every four weights");
+  EXPECT_EQ(r.where, "pattern");
+}
+
+TEST(PruneMagnitude, RefusesAQuantizedModel) {
+  const std::string folder = temporary_folder();
+  const Json config{{"model_type", "llama"}, {"quantization_config", {{"quant_method", "gptq"}}}};
+  const TensorSource source = [](const TensorSpec&, const TensorSink& sink) {
+    return sink(std::vector<std::byte>(8 * 16 * 4));
+  };
+  ASSERT_TRUE(
+      write_checkpoint(folder, config, {{"model.layers.0.mlp.up_proj.qweight", DType::i32, {8, 16}}}, source, "").ok());
+  const StepResult r = prune(folder).param("share", 0.5).run();
+  EXPECT_EQ(r.message,
+            "the weights are quantized already, and packed codes cannot be pruned; prune the original checkpoint, then "
+            "quantize the result");
+  EXPECT_EQ(r.where, "model");
 }
 
 TEST(PruneMagnitude, NamesTheMatrixThatHoldsNaN) {

@@ -8,6 +8,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 #include <vector>
@@ -103,8 +104,9 @@ TEST(Refit, KeepsZerosExact) {
   layer.fit(w, 20);
   for (std::int64_t i = 0; i < Layer::rows; ++i)
     for (std::int64_t j = 0; j < Layer::cols; ++j) {
-      if (layer.mask.kept(i, j)) continue;
-      EXPECT_EQ(w[static_cast<std::size_t>(i * Layer::cols + j)], 0.0F);
+      if (!layer.mask.kept(i, j)) {
+        EXPECT_EQ(w[static_cast<std::size_t>(i * Layer::cols + j)], 0.0F);
+      }
     }
 }
 
@@ -177,6 +179,49 @@ TEST(PruneRefit, StartsFromAnotherPrunedModel) {
   EXPECT_GT(again.value("error_ratio"), 0.99);  // there is little left to gain
 }
 
+// SparseGPT's weights are a good start; on its mask and its tokens the fit can only gain.
+TEST(PruneRefit, IsNeverWorseThanSparseGptOnItsMask) {
+  const StepResult swept = Step("prune_sparsegpt", "prune.sparsegpt")
+                               .input("model", "model", prose_model(), {{"layout", "hf"}})
+                               .input("calibration", "tokens", prose_calibration())
+                               .param("targets", {"*.self_attn.*_proj.weight"})
+                               .param("pattern", "2:4")
+                               .run();
+  ASSERT_TRUE(swept.ok()) << swept.message;
+  const StepResult r = prune_refit(swept.outputs.at("mask")).input("start", "model", swept.outputs.at("model")).run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  EXPECT_LE(r.value("error_ratio"), 1);
+}
+
+TEST(PruneRefit, LeavesAModelOfWhichAMaskKeepsAllBitForBit) {
+  const StepResult nothing = Step("prune_magnitude", "prune.magnitude")
+                                 .input("model", "model", prose_model(), {{"layout", "hf"}})
+                                 .param("share", 0.0)
+                                 .param("targets", {"*.self_attn.*_proj.weight"})
+                                 .run();
+  const StepResult r = prune_refit(nothing.outputs.at("mask")).run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  const auto before = Checkpoint::open(prose_model()), after = Checkpoint::open(r.outputs.at("model"));
+  for (const TensorView* t : before->tensors()) {
+    const TensorView* const other = after->find(t->name);
+    ASSERT_TRUE(other != nullptr && std::equal(t->bytes.begin(), t->bytes.end(), other->bytes.begin())) << t->name;
+  }
+}
+
+TEST(PruneRefit, RefusesAQuantizedModel) {
+  const StepResult quantized =
+      Step("quantize_rtn", "quantize.rtn").input("model", "model", prose_model(), {{"layout", "hf"}}).run();
+  ASSERT_TRUE(quantized.ok()) << quantized.message;
+  const StepResult r = Step("prune_refit", "prune.refit")
+                           .input("model", "model", quantized.outputs.at("model"), {{"layout", "hf"}})
+                           .input("mask", "mask", by_magnitude().outputs.at("mask"))
+                           .input("calibration", "tokens", prose_calibration())
+                           .run();
+  EXPECT_EQ(r.message,
+            "the weights are quantized already, and packed codes cannot be pruned; prune the original checkpoint, then "
+            "quantize the result");
+}
+
 TEST(PruneRefit, RefusesTheMaskOfAnotherModel) {
   const std::string folder = temporary_folder();
   auto writer = MaskWriter::create(folder, {{"model.layers.0.self_attn.q_proj.weight", 8, 8}});
@@ -195,8 +240,8 @@ TEST(PruneRefit, NeedsTwoTokensAnInput) {
                            .input("calibration", "tokens", prose_tokens(3))
                            .run();
   EXPECT_EQ(r.message,
-            "384 calibration tokens are too few for the 256 inputs of 'model.layers.0.self_attn.q_proj.weight': below "
-            "512 the fit is worse than none; give data.tokens more sequences (16 tokens an input are good)");
+            "384 calibration tokens are too few for the 256 inputs of 'model.layers.0.self_attn.k_proj.weight': below "
+            "512 the update is worse than none; give data.tokens more sequences (16 tokens an input are good)");
 }
 
 }  // namespace

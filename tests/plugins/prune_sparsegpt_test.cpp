@@ -7,6 +7,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 namespace fettle::test {
 namespace {
 
@@ -70,16 +72,81 @@ TEST(PruneSparseGpt, WritesTheSameBytesForAnyThreadCount) {
             file_bytes(many.outputs.at("model") + "/model.safetensors"));
 }
 
+TEST(PruneSparseGpt, LeavesAMatrixOfShareZeroBitForBit) {
+  const StepResult r = sparsegpt().param("share", 0.0).run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  EXPECT_EQ(r.value("sparsity"), 0);
+  const auto before = Checkpoint::open(prose_model()), after = Checkpoint::open(r.outputs.at("model"));
+  for (const TensorView* t : before->tensors()) {
+    const TensorView* const other = after->find(t->name);
+    ASSERT_TRUE(other != nullptr && std::equal(t->bytes.begin(), t->bytes.end(), other->bytes.begin())) << t->name;
+  }
+}
+
+TEST(PruneSparseGpt, MeasuresAgainAfterEachStepWhenTrueSequential) {
+  const StepResult plain = sparsegpt().param("pattern", "2:4").run();
+  const StepResult again = sparsegpt().param("pattern", "2:4").param("true_sequential", true).run();
+  ASSERT_TRUE(plain.ok() && again.ok()) << plain.message << again.message;
+  const auto a = read_masks(plain.outputs.at("mask")), b = read_masks(again.outputs.at("mask"));
+  EXPECT_EQ(a->at("model.layers.0.self_attn.q_proj.weight"), b->at("model.layers.0.self_attn.q_proj.weight"));
+  EXPECT_NE(a->at("model.layers.0.self_attn.o_proj.weight"), b->at("model.layers.0.self_attn.o_proj.weight"));
+}
+
+TEST(PruneSparseGpt, SaysWhatWeightsWouldCost) {
+  const StepResult r = sparsegpt().param("pattern", "2:4").run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  double weights = 0;
+  for (const auto& [cost, count] : r.series.at("scores.q_proj")) weights += count;
+  EXPECT_EQ(weights, 4 * 256 * 256);
+}
+
+constexpr const char* too_few =
+    "256 calibration tokens are too few for the 768 inputs of 'model.layers.0.mlp.down_proj.weight': below 1536 the "
+    "update is worse than none; give data.tokens more sequences (16 tokens an input are good)";
+
 TEST(PruneSparseGpt, RefusesFewerThanTwoTokensAnInput) {
   const StepResult r = Step("prune_sparsegpt", "prune.sparsegpt")
                            .input("model", "model", prose_model(), {{"layout", "hf"}})
                            .input("calibration", "tokens", prose_tokens(2))
                            .param("share", 0.5)
                            .run();
-  EXPECT_EQ(
-      r.message,
-      "256 calibration tokens are too few for the 256 inputs of 'model.layers.0.self_attn.q_proj.weight': below 512 "
-      "the update is worse than none; give data.tokens more sequences (16 tokens an input are good)");
+  EXPECT_EQ(r.message, too_few);
+  EXPECT_EQ(r.where, "calibration");
+}
+
+TEST(PruneSparseGpt, RefusesTooFewTokensWhilePlanning) {
+  const auto planned = [](const char* sequences) {
+    return Step("prune_sparsegpt", "prune.sparsegpt")
+        .input("model", "model", prose_model(),
+               {{"layout", "hf"}, {"architecture", "llama"}, {"layers", "4"}, {"hidden", "256"}, {"ffn", "768"}})
+        .input("calibration", "tokens", "", {{"sequences", sequences}, {"length", "128"}})
+        .param("share", 0.5);
+  };
+  EXPECT_EQ(planned("2").estimate().message, too_few);
+  EXPECT_TRUE(planned("2").param("targets", {"*.nothing"}).estimate().ok());
+  EXPECT_EQ(planned("4").param("targets", {"*.q_proj.weight"}).estimate().message, "");
+  EXPECT_TRUE(planned("13").estimate().ok());
+}
+
+TEST(PruneSparseGpt, RefusesAQuantizedModel) {
+  const StepResult quantized =
+      Step("quantize_rtn", "quantize.rtn").input("model", "model", prose_model(), {{"layout", "hf"}}).run();
+  ASSERT_TRUE(quantized.ok()) << quantized.message;
+  const StepResult r = Step("prune_sparsegpt", "prune.sparsegpt")
+                           .input("model", "model", quantized.outputs.at("model"), {{"layout", "hf"}})
+                           .input("calibration", "tokens", prose_calibration())
+                           .param("share", 0.5)
+                           .run();
+  EXPECT_EQ(r.message,
+            "the weights are quantized already, and packed codes cannot be pruned; prune the original checkpoint, then "
+            "quantize the result");
+  EXPECT_EQ(r.where, "model");
+}
+
+TEST(PruneSparseGpt, NamesTheMatrixThatGroupsDoNotDivide) {
+  EXPECT_EQ(sparsegpt().param("pattern", "1:3").param("block", 126).run().message,
+            "tensor 'model.layers.0.self_attn.k_proj.weight' has rows of 256 weights, which groups of 3 do not divide; "
+            "put it into 'ignore' or choose another pattern");
 }
 
 TEST(PruneSparseGpt, WarnsBelowSixteenTokensAnInput) {

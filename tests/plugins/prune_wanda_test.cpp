@@ -7,6 +7,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 namespace fettle::test {
 namespace {
 
@@ -78,6 +80,23 @@ TEST(PruneWanda, PropagationChangesLaterBlocksOnly) {
   EXPECT_NE(a->at(down), b->at(down));
 }
 
+TEST(PruneWanda, MeasuresAgainAfterEachStepWhenTrueSequential) {
+  const StepResult plain = wanda().param("share", 0.5).run();
+  const StepResult again = wanda().param("share", 0.5).param("true_sequential", true).run();
+  ASSERT_TRUE(plain.ok() && again.ok()) << plain.message << again.message;
+  const auto a = read_masks(plain.outputs.at("mask")), b = read_masks(again.outputs.at("mask"));
+  EXPECT_EQ(a->at("model.layers.0.self_attn.q_proj.weight"), b->at("model.layers.0.self_attn.q_proj.weight"));
+  EXPECT_NE(a->at("model.layers.0.mlp.down_proj.weight"), b->at("model.layers.0.mlp.down_proj.weight"));
+}
+
+TEST(PruneWanda, MeasuresTheErrorOfEachMatrixOnHeldOutTokens) {
+  const StepResult r = wanda().param("share", 0.5).param("held_out", 1).run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  EXPECT_EQ(r.series.at("error.q_proj").size(), 4U);
+  EXPECT_GT(r.value("reconstruction_error"), 0);
+  EXPECT_LT(r.value("reconstruction_error"), 1);
+}
+
 TEST(PruneWanda, StopsWhenCancelled) {
   EXPECT_EQ(wanda().param("share", 0.5).cancel_at_poll(3).run().code, FETTLE_CANCELLED);
 }
@@ -88,6 +107,26 @@ TEST(PruneWanda, RefusesATensorWithoutMeasuredInputs) {
       r.message,
       "tensor 'model.embed_tokens.weight' is not one of the seven linears of a block, so it has no measured inputs; "
       "narrow 'targets', or use prune.magnitude for it");
+}
+
+TEST(PruneWanda, IsAnIdentityAtShareZero) {
+  const StepResult r = wanda().param("share", 0.0).run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  const auto before = Checkpoint::open(prose_model()), after = Checkpoint::open(r.outputs.at("model"));
+  for (const TensorView* t : before->tensors()) {
+    const TensorView* const other = after->find(t->name);
+    ASSERT_TRUE(other != nullptr && std::equal(t->bytes.begin(), t->bytes.end(), other->bytes.begin())) << t->name;
+  }
+}
+
+TEST(PruneWanda, ReportsHowScoresLie) {
+  const StepResult r = wanda().param("pattern", "2:4").run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  double weights = 0;
+  for (const auto& [score, count] : r.series.at("scores.down_proj")) weights += count;
+  EXPECT_EQ(weights, 4 * 256 * 768);
+  EXPECT_EQ(r.value("sparsity"), 0.5);
+  EXPECT_EQ(r.value("parameters_before") - r.value("parameters"), r.value("pruned"));
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "fettle_kit/compress/cheapest_zeros.h"
 #include "fettle_kit/compress/dense_checkpoint.h"
 #include "fettle_kit/tensor/philox.h"
 
@@ -198,6 +199,54 @@ TEST(GptqMatrix, KeepsMaskedWeightsAtZeroAndMakesUpForThem) {
     }
 }
 
+SparsityTarget two_of_four() { return {0, Group::matrix, NofM{2, 4}}; }
+
+/// SparseGPT, then round to nearest on the same grid, zeros kept.
+std::vector<float> pruned_then_rounded(const SparsityTarget& target, const GridScheme& scheme) {
+  class Prune final : public SweepRule {
+   public:
+    explicit Prune(const SparsityTarget& t) : zeros(rows, cols, t) {}
+    void begin_block(std::int64_t first, ConstMatrix w, std::span<const double> diagonal) override {
+      zeros.begin_block(first, w, diagonal);
+    }
+    float value(std::int64_t row, std::int64_t column, std::span<const float> rest,
+                std::span<const double> diagonal) override {
+      return zeros.keeps(row, column, rest, diagonal) ? rest[0] : 0.0F;
+    }
+    CheapestZeros zeros;
+  };
+  std::vector<float> w = layer().w;
+  Prune rule(target);
+  EXPECT_TRUE(sweep_columns(MutMatrix(w.data(), rows, cols), layer().gram, rule).ok());
+  return read(round_to_grid(ConstMatrix(w.data(), rows, cols), scheme));
+}
+
+TEST(GptqMatrix, PrunesAndRoundsInOneSweepBetterThanOneAfterTheOther) {
+  for (const SparsityTarget& target : {two_of_four(), SparsityTarget{0.5, Group::matrix, std::nullopt}}) {
+    gptq::Options o = options(4, 64);
+    o.prune = target;
+    const Outcome r = run(layer(), false, o);
+    EXPECT_NEAR(r.result.report.error / loss(layer().w, r.values, layer().gram, 0.01), 1, 1e-3);
+    EXPECT_EQ(read(r.result.coded), r.values);
+    EXPECT_EQ(r.result.pruned, rows * cols / 2);
+    const auto sequential = pruned_then_rounded(target, o.scheme);
+    EXPECT_LE(loss(layer().w, r.values, layer().gram, 0), loss(layer().w, sequential, layer().gram, 0));
+  }
+}
+
+TEST(GptqMatrix, PrunesTwoOfEveryFourWhileItRounds) {
+  for (const std::int64_t group : {0, 32, 128}) {
+    gptq::Options o = options(3, group);
+    o.prune = two_of_four();
+    const Outcome r = run(layer(), false, o);
+    for (std::size_t first = 0; first < r.values.size(); first += 4) {
+      int kept = 0;
+      for (std::size_t j = first; j < first + 4; ++j) kept += r.values[j] != 0;
+      ASSERT_LE(kept, 2);
+    }
+  }
+}
+
 TEST(GptqMatrix, WeightsOfDeadInputsBecomeZero) {
   Layer l = layer();
   for (std::int64_t j = 0; j < cols; ++j) l.gram(7, j) = l.gram(j, 7) = 0;
@@ -338,6 +387,37 @@ TEST(QuantizeGptq, HonoursAMaskOfItsOwn) {
       if (!masks->at(q).kept(i, j)) {
         ASSERT_EQ(b[static_cast<std::size_t>(i * 256 + j)], 0.0F);
       }
+}
+
+TEST(QuantizeGptq, PrunesAndRoundsInOneStepBetterThanInTwo) {
+  const StepResult sparse = Step("prune_sparsegpt", "prune.sparsegpt")
+                                .input("model", "model", prose_model(), {{"layout", "hf"}})
+                                .input("calibration", "tokens", prose_calibration())
+                                .param("targets", {"*.self_attn.*_proj.weight"})
+                                .param("pattern", "2:4")
+                                .run();
+  ASSERT_TRUE(sparse.ok()) << sparse.message;
+  const StepResult rounded = Step("quantize_rtn", "quantize.rtn")
+                                 .input("model", "model", sparse.outputs.at("model"), {{"layout", "hf"}})
+                                 .param("targets", {"*.self_attn.*_proj.weight"})
+                                 .param("format", "gptq")
+                                 .run();
+  const StepResult joint = gptq_step().param("prune_pattern", "2:4").run();
+  ASSERT_TRUE(rounded.ok() && joint.ok()) << rounded.message << joint.message;
+  EXPECT_EQ(joint.value("sparsity"), 0.5);
+  EXPECT_LE(prose_nll(joint.outputs.at("model")), prose_nll(rounded.outputs.at("model")));
+}
+
+TEST(QuantizeGptq, RefusesPatternsItCannotPruneWhileItRounds) {
+  EXPECT_EQ(gptq_step().param("prune_pattern", "2:4").param("act_order", true).validate().message,
+            "act_order scatters the neighbours that a pattern is about; give prune_share, or leave act_order out");
+  EXPECT_EQ(gptq_step().param("prune_pattern", "3:5").validate().message,
+            "groups of 128 weights share a scale, which groups of 5 do not divide");
+  EXPECT_EQ(gptq_step().param("prune_pattern", "2:4").param("prune_share", 0.5).validate().message,
+            "'prune_share' and 'prune_pattern' both say how much goes; give one");
+  EXPECT_EQ(gptq_step().param("prune_pattern", "3:5").param("sharing", "channel").run().message,
+            "tensor 'model.layers.0.self_attn.k_proj.weight' has rows of 256 weights, which groups of 5 do not divide; "
+            "put it into 'ignore' or choose another pattern");
 }
 
 TEST(QuantizeGptq, MeasuresAgainAfterEachStepWhenTrueSequential) {

@@ -2,33 +2,21 @@
 #include "fettle/plugin.h"
 
 #include "fettle_kit/calibrate/importance.h"
+#include "fettle_kit/compress/score_histogram.h"
 
-#include <algorithm>
-#include <array>
-#include <cmath>
-#include <string>
-#include <utility>
+#include <cstdint>
+#include <vector>
 
 namespace {
 
 using fettle::Status;
 using namespace fettle::kit;
 
-/// How many parts have which score, as a multiple of the mean of their row: bins half an octave wide, x is log2.
+/// Each row's scores beside their mean.
 void report_histogram(const fettle::Context& context, const char* series, ConstMatrix scores) {
-  constexpr int octaves = 8, bins = 4 * octaves;
-  std::array<std::int64_t, bins> counts{};
-  for (std::int64_t i = 0; i < scores.rows; ++i) {
-    double sum = 0;
-    for (const float s : scores.row(i)) sum += static_cast<double>(s);
-    const double mean = sum / static_cast<double>(scores.cols);
-    for (const float s : scores.row(i)) {
-      const double ratio = mean > 0 ? std::log2(std::max(static_cast<double>(s) / mean, 1e-9)) : 0;
-      ++counts[static_cast<std::size_t>(std::clamp(std::floor(2 * (ratio + octaves)), 0.0, bins - 1.0))];
-    }
-  }
-  for (int b = 0; b < bins; ++b)
-    context.point(series, (b + 0.5) / 2 - octaves, static_cast<double>(counts[static_cast<std::size_t>(b)]));
+  ScoreHistogram histogram;
+  histogram.add(scores, Group::row);
+  histogram.report(context, series);
 }
 
 class CalibrateImportance {

@@ -38,4 +38,8 @@ using RowReader = std::function<void(std::int64_t first, fettle::kit::MutMatrix 
 fettle::Status write_rows(Rows shape, fettle::kit::DType type, const RowReader& read,
                           const fettle::kit::TensorSink& sink);
 
+/// Stores the 2:4 sparse matrices of a plain checkpoint compressed.
+fettle::Status to_sparse24(const std::string& dense, const std::string& folder, std::uint64_t shard_bytes,
+                           fettle::Context& context);
+
 }  // namespace io_convert

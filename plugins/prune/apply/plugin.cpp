@@ -39,11 +39,13 @@ class PruneApply {
     std::vector<TensorSpec> specs;
     for (const TensorView* t : model.tensors()) specs.push_back({t->name, t->dtype, t->shape});
     std::uint64_t done = 0;
-    std::int64_t pruned = 0, targeted = 0, changed = 0;
+    PruneCounts counts;
+    std::int64_t changed = 0;
     std::vector<std::byte> bytes;
     const TensorSource source = [&](const TensorSpec& spec, const TensorSink& sink) -> Status {
       if (context.cancelled()) return fettle::cancelled_status();
       const TensorView& t = *model.find(spec.name);
+      counts.add(t);
       const auto mask = masks.find(spec.name);
       if (mask == masks.end()) return sink(t.bytes);
       const auto element = static_cast<std::size_t>(info(t.dtype).block_bytes);
@@ -54,15 +56,14 @@ class PruneApply {
                                bytes.begin() + static_cast<std::ptrdiff_t>(i + element),
                                t.bytes.begin() + static_cast<std::ptrdiff_t>(i));
       model.drop(t);
-      pruned += mask->second.count_pruned();
-      targeted += t.elements();
+      counts.add(mask->second);
       context.progress("matrices", ++done, targets.size());
       return sink(bytes);
     };
     CheckpointWriterOptions options;
     options.metadata["fettle.sparsity"] = sparsity_text(masks);
     FETTLE_TRY(write_checkpoint(context.output("model"), model.config(), specs, source, model.folder(), options));
-    context.metric("sparsity", targeted > 0 ? static_cast<double>(pruned) / static_cast<double>(targeted) : 0);
+    counts.report(context);
     context.metric("changed", static_cast<double>(changed), "weights");
     return {};
   }

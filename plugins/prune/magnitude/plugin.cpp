@@ -2,6 +2,7 @@
 #include "fettle/plugin.h"
 
 #include "fettle_kit/compress/pruning.h"
+#include "fettle_kit/compress/score_histogram.h"
 
 #include "magnitude.h"
 
@@ -54,13 +55,14 @@ class PruneMagnitude {
     std::vector<TensorSpec> specs;
     for (const TensorView* t : model.tensors()) specs.push_back({t->name, t->dtype, t->shape});
     std::size_t next = 0;  // into targets, which are in the order of the tensors
-    std::int64_t pruned = 0, targeted = 0, all = 0;
+    PruneCounts counts;
+    ScoreHistograms histograms;
     std::vector<float> scores;
     std::vector<std::byte> bytes;
     const TensorSource source = [&](const TensorSpec& spec, const TensorSink& sink) -> Status {
       if (context.cancelled()) return fettle::cancelled_status();
       const TensorView& t = *model.find(spec.name);
-      all += t.elements();
+      counts.add(t);
       if (next == targets.size() || targets[next].tensor != &t) return sink(t.bytes);
       scores.resize(static_cast<std::size_t>(t.elements()));
       info(t.dtype).to_f32(t.bytes.data(), scores.data(), scores.size());
@@ -71,13 +73,14 @@ class PruneMagnitude {
                             "put the tensor into 'ignore'",
                             t.name)};
       magnitude::score(view);
-      const Mask mask = mask_of(view, targets[next].sparsity);
+      const SparsityTarget& sparsity = targets[next].sparsity;
+      histograms.of(t.name).add(view, sparsity.pattern ? Group::row : sparsity.group);
+      const Mask mask = mask_of(view, sparsity);
       FETTLE_TRY(masks.add(t.name, mask));
       bytes.assign(t.bytes.begin(), t.bytes.end());
       zero_pruned(mask, bytes, static_cast<std::size_t>(info(t.dtype).block_bytes));
       model.drop(t);
-      pruned += mask.count_pruned();
-      targeted += t.elements();
+      counts.add(mask);
       context.progress("matrices", ++next, targets.size());
       return sink(bytes);
     };
@@ -85,9 +88,8 @@ class PruneMagnitude {
     options.metadata["fettle.sparsity"] = sparsity_text(p);
     FETTLE_TRY(write_checkpoint(context.output("model"), model.config(), specs, source, model.folder(), options));
     FETTLE_TRY(masks.finish());
-    context.metric("sparsity", static_cast<double>(pruned) / static_cast<double>(targeted));
-    context.metric("sparsity_of_model", static_cast<double>(pruned) / static_cast<double>(all));
-    context.metric("pruned", static_cast<double>(pruned), "weights");
+    counts.report(context);
+    histograms.report(context);
     context.metric("matrices", static_cast<double>(targets.size()));
     return {};
   }

@@ -22,6 +22,7 @@ class PruneRefit {
     int iterations = 20;
     double damping = 0.01;
     std::string propagation = "compressed";
+    bool true_sequential = false;
     std::optional<int> held_out;
     std::string precision = "f32";
   };
@@ -47,6 +48,8 @@ class PruneRefit {
         .param("propagation", &Params::propagation,
                "what the next block is calibrated on: outputs of the changed block, or the dense",
                fettle::one_of({"compressed", "dense"}))
+        .param("true_sequential", &Params::true_sequential,
+               "measure o_proj, gate and up, and down_proj again after what feeds them is pruned: four passes a block")
         .param("held_out", &Params::held_out,
                "calibration sequences to keep aside, to measure the error of each matrix on; by default one in 16",
                fettle::at_least(0, "sequences"))
@@ -61,7 +64,8 @@ class PruneRefit {
     const double widest = std::max(hidden, ffn);
     // Four Gram matrices of a block, one of them as f32, five copies of the largest matrix.
     const double statistics = 8 * (3 * hidden * hidden + ffn * ffn) + 4 * widest * widest + 20 * hidden * widest;
-    return estimate_prune_walk(in, e, statistics, widest + 2.0 * p.iterations * widest);
+    const int passes = p.true_sequential ? 5 : p.propagation == "dense" ? 1 : 2;
+    return estimate_prune_walk(in, e, statistics, widest + 2.0 * p.iterations * widest, passes);
   }
 
   static Status run(const Params& p, fettle::Context& context) {
@@ -76,7 +80,6 @@ class PruneRefit {
     const auto fit = [&](const PruneTarget& target, const Gram& gram) -> fettle::Result<PrunedMatrix> {
       const TensorView& t = *target.tensor;
       const Mask& mask = masks.at(t.name);
-      if (gram.rows() < 2 * t.cols()) return too_few(gram, t);
       FETTLE_ASSIGN(const TensorView* const from, start ? same_matrix(*start, t) : &t);
       std::vector<float> original(static_cast<std::size_t>(t.elements())), weights(original.size());
       info(t.dtype).to_f32(t.bytes.data(), original.data(), original.size());
@@ -97,23 +100,20 @@ class PruneRefit {
       info(t.dtype).from_f32(weights.data(), result.bytes.data(), weights.size());
       return result;
     };
-    FETTLE_TRY(prune_blocks<Gram>(
-        model,
-        {std::move(targets), p.propagation == "dense", p.held_out, sparsity_text(masks), precision_of(p.precision)},
-        context, fit));
+    PruneWalk walk;
+    walk.targets = std::move(targets);
+    walk.dense_propagation = p.propagation == "dense";
+    walk.true_sequential = p.true_sequential;
+    walk.held_out = p.held_out;
+    walk.sparsity = sparsity_text(masks);
+    walk.precision = precision_of(p.precision);
+    walk.fitted = true;
+    FETTLE_TRY(prune_blocks<Gram>(model, walk, context, fit));
     context.metric("error_ratio", before > 0 ? after / before : 1);
     return {};
   }
 
  private:
-  static Status too_few(const Gram& gram, const TensorView& t) {
-    return {Code::invalid_argument,
-            fmt::format("{} calibration tokens are too few for the {} inputs of '{}': below {} the fit is worse than "
-                        "none; give data.tokens more sequences (16 tokens an input are good)",
-                        gram.rows(), t.cols(), t.name, 2 * t.cols()),
-            "calibration"};
-  }
-
   static fettle::Result<const TensorView*> same_matrix(const Checkpoint& start, const TensorView& t) {
     FETTLE_ASSIGN(const TensorView* const found, start.require(t.name));
     if (found->shape != t.shape || !is_float(found->dtype))

@@ -32,10 +32,13 @@ class PruneRia {
   }
 
   static Status run(const Params& p, fettle::Context& context) {
-    std::vector<float> buffer;
-    return prune_blocks<ColumnNorms>(p, context, [&](const PruneTarget& target, const ColumnNorms& norms) {
-      return prune_by_scores(target, buffer, [&](MutMatrix w) { ria::score(w, norms.l2(), p.exponent); });
-    });
+    ScorePruner pruner;
+    const auto prune = [&](const PruneTarget& target, const ColumnNorms& norms) {
+      return pruner.prune(target, [&](MutMatrix w) { ria::score(w, norms.l2(), p.exponent); });
+    };
+    FETTLE_TRY(prune_blocks<ColumnNorms>(p, context, prune));
+    pruner.report(context);
+    return {};
   }
 };
 

@@ -30,10 +30,13 @@ class PruneWanda {
   }
 
   static Status run(const Params& p, fettle::Context& context) {
-    std::vector<float> buffer;
-    return prune_blocks<ColumnNorms>(p, context, [&](const PruneTarget& target, const ColumnNorms& norms) {
-      return prune_by_scores(target, buffer, [&](MutMatrix w) { wanda::score(w, norms.l2()); });
-    });
+    ScorePruner pruner;
+    const auto prune = [&](const PruneTarget& target, const ColumnNorms& norms) {
+      return pruner.prune(target, [&](MutMatrix w) { wanda::score(w, norms.l2()); });
+    };
+    FETTLE_TRY(prune_blocks<ColumnNorms>(p, context, prune));
+    pruner.report(context);
+    return {};
   }
 };
 

@@ -18,9 +18,13 @@ namespace {
 class Rule final : public SweepRule {
  public:
   Rule(CodedMatrix& coded, ConstMatrix w, const std::vector<std::int64_t>& order, const Options& options)
-      : coded_(coded), w_(w), order_(order), options_(options), span_(options.scheme.span(w.cols)) {}
+      : coded_(coded), w_(w), order_(order), options_(options), span_(options.scheme.span(w.cols)) {
+    if (options.prune) zeros_.emplace(w.rows, w.cols, *options.prune);
+  }
+  std::int64_t pruned() const { return zeros_ ? zeros_->mask().count_pruned() : 0; }
 
-  void begin_block(std::int64_t first, ConstMatrix w, std::span<const double>) override {
+  void begin_block(std::int64_t first, ConstMatrix w, std::span<const double> diagonal) override {
+    if (zeros_) zeros_->begin_block(first, w, diagonal);
     if (options_.static_groups || first % span_ != 0 || span_ <= w.cols) return;
     // A group wider than the block: all its columns are compensated up to here.
     tbb::parallel_for(tbb::blocked_range<std::int64_t>(0, w_.rows, 8), [&](const auto& range) {
@@ -46,7 +50,8 @@ class Rule final : public SweepRule {
     std::uint8_t* const codes = coded_.codes.data() + row * coded_.cols + home;
     for (std::int64_t i = 0; i < rows; ++i) {
       const Steps s = coded_.steps(row + i, group);
-      const bool kept = options_.mask == nullptr || options_.mask->kept(row + i, home);
+      bool kept = options_.mask == nullptr || options_.mask->kept(row + i, home);
+      if (zeros_) kept = zeros_->keeps(row + i, column, {rest + i * stride, diagonal.size()}, diagonal) && kept;
       const float level = kept ? level_of(rest[i * stride], s, coded_.bits) : 0.0F;
       codes[i * coded_.cols] = static_cast<std::uint8_t>(level + static_cast<float>(s.zero));
       out[i] = s.scale * level;
@@ -63,15 +68,17 @@ class Rule final : public SweepRule {
   const std::vector<std::int64_t>& order_;
   const Options& options_;
   std::int64_t span_;
+  std::optional<CheapestZeros> zeros_;
 };
 
 /// Whole groups fit into a block, or whole blocks into a group, so that a group is always fitted to weights that have
-/// seen the updates of all columns before it.
-std::int64_t block_for(std::int64_t wanted, std::int64_t span, std::int64_t cols) {
-  if (span == cols) return wanted;  // one group, fitted before the first column
+/// seen the updates of all columns before it. Groups of N:M are never cut (`whole` columns).
+std::int64_t block_for(std::int64_t wanted, std::int64_t span, std::int64_t cols, std::int64_t whole) {
+  if (span == cols)
+    return std::max(wanted / whole, std::int64_t{1}) * whole;  // one group, fitted before the first column
   if (span <= wanted) return wanted / span * span;
   std::int64_t block = wanted;
-  while (span % block != 0) --block;
+  while (span % block != 0 || block % whole != 0) --block;
   return block;
 }
 
@@ -138,7 +145,9 @@ Quantized quantize(MutMatrix w, const Inputs& inputs, const Options& options) {
     used.static_groups = true;
   }
   Rule rule(result.coded, w, inputs.order, used);
-  result.report = sweep_columns(w, inputs.factor, rule, block_for(options.block, span, w.cols));
+  const std::int64_t whole = options.prune && options.prune->pattern ? options.prune->pattern->m : 1;
+  result.report = sweep_columns(w, inputs.factor, rule, block_for(options.block, span, w.cols, whole));
+  result.pruned = rule.pruned();
   if (!inputs.order.empty()) permute(w, inputs.order, true);
   return result;
 }

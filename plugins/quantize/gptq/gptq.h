@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "fettle_kit/compress/cheapest_zeros.h"
 #include "fettle_kit/compress/grid.h"
 #include "fettle_kit/compress/mask.h"
 #include "fettle_kit/compress/sweep.h"
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,17 +33,21 @@ struct Options {
   /// sweep reaches it, to the weights as compensated so far, and groups are neighbours in the order.
   bool static_groups = false;
   const fettle::kit::Mask* mask = nullptr;  ///< weights that must be zero; null: none
+  /// Zero the cheapest weights in the same sweep, as SparseGPT chooses them (arXiv:2301.00774, section 3.3). Groups of
+  /// N:M are neighbours in the order of the sweep.
+  std::optional<fettle::kit::SparsityTarget> prune;
   std::int64_t block = 128;
 };
 
 struct Quantized {
   fettle::kit::CodedMatrix coded;  ///< columns in their own places; group_of says where groups went
   fettle::kit::SweepReport report;
+  std::int64_t pruned = 0;  ///< weights that Options::prune zeroed
 };
 
 /// GPTQ (Frantar et al. 2022, arXiv:2210.17323): columns are rounded one after the other, and those still to come make
-/// up for the error. w [rows, cols], finite; becomes the quantized values. The same bits for any number of threads, and
-/// for any block.
+/// up for the error. w [rows, cols], finite; becomes the quantized values. The same bits for any number of threads and,
+/// unless a share is pruned of each, for any block.
 Quantized quantize(fettle::kit::MutMatrix w, const Inputs& inputs, const Options& options);
 
 }  // namespace gptq

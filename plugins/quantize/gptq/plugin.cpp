@@ -29,6 +29,21 @@ struct Params : IntegerParams, CalibratedQuantizeParams {
   bool static_groups = false;
   double damping = 0.01;
   bool keep_zeros = true;
+  std::optional<double> prune_share;
+  std::optional<std::string> prune_pattern;
+
+  /// What goes in the same sweep, if anything.
+  Result<std::optional<SparsityTarget>> pruning() const {
+    SparsityTarget target;
+    if (prune_pattern) {
+      FETTLE_ASSIGN(target.pattern, parse_n_of_m(*prune_pattern));
+    } else if (prune_share) {
+      target.share = *prune_share;
+    } else {
+      return std::optional<SparsityTarget>();
+    }
+    return std::optional(target);
+  }
 };
 
 /// Which weights of a matrix must stay zero, if any.
@@ -48,8 +63,8 @@ std::optional<Mask> zeros_to_keep(ConstMatrix w, const std::map<std::string, Mas
 class Quantizer {
  public:
   Quantizer(const Params& p, fettle::Context& context, const std::vector<IntegerTarget>& targets, IntegerWriter& writer,
-            const std::map<std::string, Mask>& masks)
-      : p_(p), context_(context), writer_(writer), masks_(masks) {
+            const std::map<std::string, Mask>& masks, const std::optional<SparsityTarget>& prune)
+      : p_(p), context_(context), writer_(writer), masks_(masks), prune_(prune) {
     for (const IntegerTarget& t : targets) targets_.emplace(t.tensor->name, &t);
   }
 
@@ -64,9 +79,12 @@ class Quantizer {
     options.scheme = target.scheme;
     options.static_groups = p_.static_groups;
     options.mask = mask ? &*mask : nullptr;
+    options.prune = prune_;
     const gptq::Quantized result = gptq::quantize(w, *inputs, options);
     FETTLE_TRY(writer_.put(target, result.coded));
     dead_columns_ += result.report.dead_columns;
+    pruned_ += result.pruned;
+    weights_ += t.elements();
     context_.point("sweep_error", static_cast<double>(done_++), result.report.error);
     return weights;
   }
@@ -74,6 +92,7 @@ class Quantizer {
   void report() const {
     context_.metric("dead_columns", static_cast<double>(dead_columns_));
     context_.metric("most_damping", most_damping_);
+    if (prune_) context_.metric("sparsity", static_cast<double>(pruned_) / static_cast<double>(weights_));
   }
 
  private:
@@ -101,6 +120,8 @@ class Quantizer {
   fettle::Context& context_;
   IntegerWriter& writer_;
   const std::map<std::string, Mask>& masks_;
+  std::optional<SparsityTarget> prune_;
+  std::int64_t pruned_ = 0, weights_ = 0;
   std::map<std::string, const IntegerTarget*> targets_;
   std::optional<gptq::Inputs> inputs_;
   std::int64_t layer_ = -1;
@@ -137,7 +158,12 @@ class QuantizeGptq {
             "added to the diagonal of the inputs' Gram matrix, as a share of its mean; ten times as much if it is not "
             "enough, up to 1",
             fettle::in_range(1e-6, 1))
-        .param("keep_zeros", &Params::keep_zeros, "weights that are exactly zero stay so: sparse models stay sparse");
+        .param("keep_zeros", &Params::keep_zeros, "weights that are exactly zero stay so: sparse models stay sparse")
+        .param("prune_share", &Params::prune_share,
+               "zero this share of the weights in the same sweep, those that cost least (SparseGPT)",
+               fettle::in_range(0, 1))
+        .param("prune_pattern", &Params::prune_pattern,
+               "or N of every M weights along the input dimension, for example 2:4");
     return with_calibrated_quantization(d);
   }
 
@@ -148,6 +174,21 @@ class QuantizeGptq {
               "compressed-tensors 0.20 no longer loads groups in another order than the columns; use static_groups: "
               "true, or format: gptq",
               "act_order"};
+    if (p.prune_share && p.prune_pattern)
+      return {Code::invalid_argument, "'prune_share' and 'prune_pattern' both say how much goes; give one",
+              "prune_pattern"};
+    if (!p.prune_pattern) return {};
+    auto pattern = parse_n_of_m(*p.prune_pattern);
+    if (!pattern) return {Code::invalid_argument, pattern.error().message(), "prune_pattern"};
+    if (p.act_order)
+      return {Code::invalid_argument,
+              "act_order scatters the neighbours that a pattern is about; give prune_share, or leave act_order out",
+              "act_order"};
+    if (p.sharing == "group" && p.group_size % pattern->m != 0)
+      return {
+          Code::invalid_argument,
+          fmt::format("groups of {} weights share a scale, which groups of {} do not divide", p.group_size, pattern->m),
+          "prune_pattern"};
     return {};
   }
 
@@ -179,6 +220,14 @@ class QuantizeGptq {
                         t.tensor->name, mask->second.rows(), mask->second.cols(), t.tensor->rows(), t.tensor->cols()),
             "mask"};
     }
+    FETTLE_ASSIGN(const auto prune, p.pruning());
+    for (const IntegerTarget& t : targets)
+      if (prune && prune->pattern && t.tensor->cols() % prune->pattern->m != 0)
+        return {Code::invalid_argument,
+                fmt::format("tensor '{}' has rows of {} weights, which groups of {} do not divide; put it into "
+                            "'ignore' or choose another pattern",
+                            t.tensor->name, t.tensor->cols(), prune->pattern->m),
+                "prune_pattern"};
     warn_of_unlike(model, targets, context);
     IntegerRecord record;
     record.act_order = index_needed(p) || (p.act_order && p.format == "compressed-tensors");
@@ -186,7 +235,7 @@ class QuantizeGptq {
     record.true_sequential = p.true_sequential;
     record.damping = p.damping;
     FETTLE_ASSIGN(IntegerWriter writer, IntegerWriter::create(context.output("model"), model, targets, p, record));
-    Quantizer quantizer(p, context, targets, writer, masks);
+    Quantizer quantizer(p, context, targets, writer, masks, prune);
     FETTLE_TRY(quantize_blocks<Gram>(model, tensors, p, context, std::ref(quantizer)));
     FETTLE_TRY(writer.finish());
     quantizer.report();

@@ -2,6 +2,7 @@
 #include "fettle_kit/calibrate/prune_blocks.h"
 
 #include "fettle_kit/calibrate/held_out.h"
+#include "fettle_kit/compress/targets.h"
 #include "fettle_kit/model/foreseen.h"
 
 #include <fmt/format.h>
@@ -25,6 +26,32 @@ Status check_targets(const std::vector<PruneTarget>& targets) {
   return {};
 }
 
+constexpr std::array<Site, site_count> sites = {Site::attention_in, Site::attention_out, Site::mlp_in,
+                                                Site::mlp_hidden};
+
+Status too_few(std::int64_t tokens, std::int64_t inputs, const std::string& tensor) {
+  return {Code::invalid_argument,
+          fmt::format("{} calibration tokens are too few for the {} inputs of '{}': below {} the update is worse than "
+                      "none; give data.tokens more sequences ({} tokens an input are good)",
+                      tokens, inputs, tensor, least_tokens_an_input * inputs, good_tokens_an_input),
+          "calibration"};
+}
+
+/// For a technique that fits weights to the tokens; the widest target decides.
+Status check_tokens(const std::vector<PruneTarget>& targets, std::int64_t tokens, const Context& context) {
+  const auto widest = std::max_element(targets.begin(), targets.end(), [](const PruneTarget& a, const PruneTarget& b) {
+    return a.tensor->cols() < b.tensor->cols();
+  });
+  if (widest == targets.end()) return {};
+  const std::int64_t inputs = widest->tensor->cols();
+  if (tokens < least_tokens_an_input * inputs) return too_few(tokens, inputs, widest->tensor->name);
+  if (tokens < good_tokens_an_input * inputs)
+    context.warn(
+        fmt::format("{} calibration tokens are few for the {} inputs of '{}'; from {} on the result stops improving",
+                    tokens, inputs, widest->tensor->name, good_tokens_an_input * inputs));
+  return {};
+}
+
 /// Prunes block after block on demand: what a block's matrices become is decided when the first of them is written.
 class BlockPruner {
  public:
@@ -34,6 +61,7 @@ class BlockPruner {
         walk_(std::move(walk)),
         held_(std::move(held)),
         dense_propagation_(plan.dense_propagation),
+        true_sequential_(plan.true_sequential),
         technique_(technique),
         context_(context) {
     for (const PruneTarget& t : plan.targets) targets_.emplace(t.tensor->name, t);
@@ -50,19 +78,24 @@ class BlockPruner {
  private:
   Status prune_block() {
     const std::int64_t layer = walk_.layer();
-    technique_.begin_block();
-    FETTLE_TRY(walk_.observe(technique_.observe));
     block_.clear();
     BlockWeights changed = model_.block_weights(layer);
-    for (const BlockLinear& linear : block_linears) {
-      const auto target = targets_.find(linear.tensor_name(layer));
-      if (target == targets_.end()) continue;
-      if (context_.cancelled()) return cancelled_status();
-      FETTLE_ASSIGN(PrunedMatrix result, technique_.prune(target->second, linear.site));
-      const PrunedMatrix& kept = block_.emplace(target->first, std::move(result)).first->second;
-      (changed.*linear.member).weight.data = kept.bytes.data();
+    if (true_sequential_) {
+      for (const Site site : sites) {
+        technique_.begin_site(site);
+        FETTLE_TRY(walk_.observe(changed, [&](Site seen, ConstMatrix x) {
+          if (seen == site) technique_.observe(seen, x);
+        }));
+        FETTLE_TRY(prune_site(layer, site, changed));
+      }
+      FETTLE_TRY(walk_.advance(dense_propagation_ ? nullptr : &changed));
+    } else {
+      for (const Site site : sites) technique_.begin_site(site);
+      // What the dense block puts out can be kept while it is measured.
+      FETTLE_TRY(dense_propagation_ ? walk_.pass(technique_.observe, {}) : walk_.observe(technique_.observe));
+      for (const Site site : sites) FETTLE_TRY(prune_site(layer, site, changed));
+      if (!dense_propagation_) FETTLE_TRY(walk_.advance(&changed));
     }
-    FETTLE_TRY(walk_.advance(dense_propagation_ ? nullptr : &changed));
     if (held_)
       FETTLE_TRY(
           held_->measure(changed, dense_propagation_, [&](const std::string& name) { return block_.contains(name); }));
@@ -71,10 +104,23 @@ class BlockPruner {
     return {};
   }
 
+  /// Prunes the targets that read the site, and puts them into `changed`.
+  Status prune_site(std::int64_t layer, Site site, BlockWeights& changed) {
+    for (const BlockLinear& linear : block_linears) {
+      const auto target = targets_.find(linear.tensor_name(layer));
+      if (linear.site != site || target == targets_.end()) continue;
+      if (context_.cancelled()) return cancelled_status();
+      FETTLE_ASSIGN(PrunedMatrix result, technique_.prune(target->second, site));
+      const PrunedMatrix& kept = block_.emplace(target->first, std::move(result)).first->second;
+      (changed.*linear.member).weight.data = kept.bytes.data();
+    }
+    return {};
+  }
+
   const Decoder& model_;
   BlockWalk walk_;
   std::optional<HeldOutErrors> held_;
-  bool dense_propagation_;
+  bool dense_propagation_, true_sequential_;
   const BlockPruning& technique_;
   Context& context_;
   std::map<std::string, PruneTarget> targets_;
@@ -89,25 +135,31 @@ PrunedMatrix zeroed(const TensorView& tensor, Mask mask) {
   return result;
 }
 
-Result<PrunedMatrix> prune_by_scores(const PruneTarget& target, std::vector<float>& buffer,
-                                     const std::function<void(MutMatrix)>& score) {
+Result<PrunedMatrix> ScorePruner::prune(const PruneTarget& target, const std::function<void(MutMatrix)>& score) {
   const TensorView& t = *target.tensor;
-  buffer.resize(static_cast<std::size_t>(t.elements()));
-  info(t.dtype).to_f32(t.bytes.data(), buffer.data(), buffer.size());
-  const MutMatrix view(buffer.data(), t.rows(), t.cols());
+  buffer_.resize(static_cast<std::size_t>(t.elements()));
+  info(t.dtype).to_f32(t.bytes.data(), buffer_.data(), buffer_.size());
+  const MutMatrix view(buffer_.data(), t.rows(), t.cols());
   score(view);
   if (!all_numbers(view))
     return Status(Code::invalid_argument,
                   fmt::format("tensor '{}' or its calibration inputs hold NaN or infinity; repair the model or put the "
                               "tensor into 'ignore'",
                               t.name));
+  histograms_.of(t.name).add(view, target.sparsity.pattern ? Group::row : target.sparsity.group);
   return zeroed(t, mask_of(view, target.sparsity));
 }
 
 Result<PruneWalk> chosen_walk(const Checkpoint& checkpoint, const CalibratedPruneParams& params) {
   FETTLE_ASSIGN(auto targets, choose_matrices(checkpoint, params));
-  return PruneWalk{std::move(targets), params.propagation == "dense", params.held_out, sparsity_text(params),
-                   precision_of(params.precision)};
+  PruneWalk walk;
+  walk.targets = std::move(targets);
+  walk.dense_propagation = params.propagation == "dense";
+  walk.true_sequential = params.true_sequential;
+  walk.held_out = params.held_out;
+  walk.sparsity = sparsity_text(params);
+  walk.precision = precision_of(params.precision);
+  return walk;
 }
 
 Status prune_blocks(const Checkpoint& checkpoint, const PruneWalk& plan, Context& context,
@@ -118,6 +170,7 @@ Status prune_blocks(const Checkpoint& checkpoint, const PruneWalk& plan, Context
   FETTLE_ASSIGN(const Decoder model, Decoder::open(std::move(weights), plan.precision));
   FETTLE_ASSIGN(const TokenSet tokens, TokenSet::open(context.inputs.at("calibration").path()));
   FETTLE_ASSIGN(const SplitTokens split, split_tokens(tokens, plan.held_out));
+  if (plan.fitted) FETTLE_TRY(check_tokens(plan.targets, split.used.sequences() * tokens.length(), context));
   const auto stop = [&] { return context.cancelled(); };
   FETTLE_ASSIGN(BlockWalk walk, BlockWalk::start(model, split.used, stop));
   std::optional<HeldOutErrors> held;
@@ -138,33 +191,31 @@ Status prune_blocks(const Checkpoint& checkpoint, const PruneWalk& plan, Context
   FETTLE_ASSIGN(MaskWriter masks, MaskWriter::create(context.output("mask"), shapes));
 
   std::size_t next = 0;  // into shapes, which are in the order of specs
-  std::int64_t pruned = 0, targeted = 0, all = 0;
+  PruneCounts counts;
   const TensorSource source = [&](const TensorSpec& spec, const TensorSink& sink) -> Status {
     if (context.cancelled()) return cancelled_status();
     const TensorView& t = *checkpoint.find(spec.name);
-    all += t.elements();
+    counts.add(t);
     if (next == shapes.size() || shapes[next].name != spec.name) return sink(t.bytes);
     ++next;
     FETTLE_ASSIGN(const PrunedMatrix* const result, pruner.pruned(layer_of(spec.name), spec.name));
     FETTLE_TRY(masks.add(spec.name, result->mask));
-    pruned += result->mask.count_pruned();
-    targeted += t.elements();
+    counts.add(result->mask);
     return sink(result->bytes);
   };
   CheckpointWriterOptions options;
   options.metadata["fettle.sparsity"] = plan.sparsity;
   FETTLE_TRY(write_checkpoint(context.output("model"), checkpoint.config(), specs, source, folder, options));
   FETTLE_TRY(masks.finish());
-  context.metric("sparsity", static_cast<double>(pruned) / static_cast<double>(targeted));
-  context.metric("sparsity_of_model", static_cast<double>(pruned) / static_cast<double>(all));
-  context.metric("pruned", static_cast<double>(pruned), "weights");
+  counts.report(context);
   context.metric("matrices", static_cast<double>(shapes.size()));
   context.metric("calibration_tokens", static_cast<double>(split.used.sequences() * tokens.length()), "tokens");
   if (const auto error = pruner.mean_error()) context.metric("reconstruction_error", *error);
   return {};
 }
 
-Status estimate_prune_walk(const Inputs& inputs, Estimate& estimate, double statistics_bytes, double flops_a_weight) {
+Status estimate_prune_walk(const Inputs& inputs, Estimate& estimate, double statistics_bytes, double flops_a_weight,
+                           int passes) {
   FETTLE_TRY(check_family(inputs, "model"));
   const Input model = inputs.at("model"), tokens = inputs.at("calibration");
   const double hidden = model.number("hidden"), ffn = model.number("ffn");
@@ -178,15 +229,38 @@ Status estimate_prune_walk(const Inputs& inputs, Estimate& estimate, double stat
   const double outputs = 2048 * std::max(hidden, ffn) * 8;  // of a matrix before and after, on held-out tokens
   estimate.memory(boundary + portion + pruned + 8 * matrix + outputs + statistics_bytes + 64e6)
       .disk(model.number("bytes") * 17 / 16)
-      .flops((2 * rows * 2 + flops_a_weight) * block * layers)  // every block runs twice: to be measured, and pruned
+      .flops((2 * rows * passes + flops_a_weight) * block * layers)
       .like("model", model);
   return {};
 }
 
 Status estimate_calibrated_pruning(const CalibratedPruneParams& params, const Inputs& inputs, Estimate& estimate,
                                    double statistics_bytes, double flops_a_weight) {
-  FETTLE_TRY(estimate_prune_walk(inputs, estimate, statistics_bytes, flops_a_weight));
+  // Every block runs to be measured, once or at each of its sites, and to pass on what it puts out when pruned.
+  const int passes = params.true_sequential ? 5 : params.propagation == "dense" ? 1 : 2;
+  FETTLE_TRY(estimate_prune_walk(inputs, estimate, statistics_bytes, flops_a_weight, passes));
   estimate.attribute("model", "sparsity", sparsity_text(params));
+  return {};
+}
+
+Status check_foretold_tokens(const CalibratedPruneParams& params, const Inputs& inputs) {
+  const Input model = inputs.at("model"), tokens = inputs.at("calibration");
+  const auto sequences = static_cast<std::int64_t>(tokens.number("sequences"));
+  const auto used = (sequences - params.held_out.value_or(static_cast<int>(sequences / 16))) *
+                    static_cast<std::int64_t>(tokens.number("length"));
+  if (used <= 0) return {};  // unknown, or refused when it runs
+  const auto layers = static_cast<std::int64_t>(model.number("layers"));
+  for (auto linear = block_linears.rbegin(); linear != block_linears.rend();
+       ++linear) {                                      // down_proj, the widest, first
+    if (linear->site == Site::attention_out) continue;  // as wide as all heads, which no attribute tells
+    const auto inputs_of = static_cast<std::int64_t>(model.number(linear->site == Site::mlp_hidden ? "ffn" : "hidden"));
+    if (used >= least_tokens_an_input * inputs_of) continue;
+    for (std::int64_t layer = 0; layer < layers; ++layer) {
+      const std::string name = linear->tensor_name(layer);
+      if (first_match(params.targets, name) >= 0 && first_match(params.ignore, name) < 0)
+        return too_few(used, inputs_of, name);
+    }
+  }
   return {};
 }
 

@@ -5,10 +5,12 @@
 #include "fettle_kit/calibrate/block_linears.h"
 #include "fettle_kit/calibrate/block_walk.h"
 #include "fettle_kit/compress/pruning.h"
+#include "fettle_kit/compress/score_histogram.h"
 
 #include <array>
 #include <functional>
 #include <optional>
+#include <string>
 #include <vector>
 
 namespace fettle::kit {
@@ -16,6 +18,7 @@ namespace fettle::kit {
 /// Parameters of the techniques that prune with calibration data.
 struct CalibratedPruneParams : PruneParams {
   std::string propagation = "compressed";
+  bool true_sequential = false;
   std::optional<int> held_out;
   std::string precision = "f32";
 };
@@ -33,6 +36,8 @@ Description<Params>& with_calibrated_pruning(Description<Params>& description) {
       .param("propagation", static_cast<std::string Params::*>(&CalibratedPruneParams::propagation),
              "what the next block is calibrated on: outputs of the pruned block, or the dense",
              one_of({"compressed", "dense"}))
+      .param("true_sequential", static_cast<bool Params::*>(&CalibratedPruneParams::true_sequential),
+             "measure o_proj, gate and up, and down_proj again after what feeds them is pruned: four passes a block")
       .param("held_out", static_cast<std::optional<int> Params::*>(&CalibratedPruneParams::held_out),
              "calibration sequences to keep aside, to measure the error of each matrix on; by default one in 16",
              at_least(0, "sequences"))
@@ -53,8 +58,8 @@ PrunedMatrix zeroed(const TensorView& tensor, Mask mask);
 
 /// How a technique looks at a block and what it does then.
 struct BlockPruning {
-  std::function<void()> begin_block;
-  BlockObserver observe;  ///< inputs of the block's linears, all calibration tokens in portions
+  std::function<void(Site)> begin_site;  ///< its inputs are about to be shown, all calibration tokens in portions
+  BlockObserver observe;
   std::function<Result<PrunedMatrix>(const PruneTarget&, Site)> prune;
 };
 
@@ -62,16 +67,21 @@ struct BlockPruning {
 struct PruneWalk {
   std::vector<PruneTarget> targets;  ///< any of the seven linears of the blocks
   bool dense_propagation = false;    ///< the next block sees what the original puts out
+  bool true_sequential = false;      ///< each site is measured with what comes before it in the block pruned
   std::optional<int> held_out;       ///< sequences; by default one in 16
   std::string sparsity;              ///< the attribute of the result
   Precision precision = Precision::real;
+  bool fitted = false;  ///< the technique fits weights to the tokens: fewer than least_tokens_an_input are an error
 };
+
+/// Below this a fit to the inputs' correlations is worse than none; from good_tokens_an_input on it stops improving.
+inline constexpr std::int64_t least_tokens_an_input = 2, good_tokens_an_input = 16;
 
 /// Walks the calibration tokens through the model and prunes block after block: measures the block, prunes its targets,
 /// lets the next block see the result (or the dense outputs), writes checkpoint and masks as it goes. Reports progress,
-/// the metrics sparsity, sparsity_of_model, pruned, matrices, calibration_tokens, and what the held-out sequences show:
-/// the metric reconstruction_error and a series error.<linear> over the layers (ReconstructionError). Memory:
-/// estimate_calibrated_pruning().
+/// the metrics of PruneCounts, matrices, calibration_tokens, and what the held-out sequences show: the metric
+/// reconstruction_error and a series error.<linear> over the layers (ReconstructionError). What is wrong with targets
+/// and tokens is said before the walk begins. Memory: estimate_calibrated_pruning().
 Status prune_blocks(const Checkpoint& checkpoint, const PruneWalk& walk, Context& context,
                     const BlockPruning& technique);
 /// The walk that the parameters ask for.
@@ -83,7 +93,7 @@ template <class Accumulator, class Prune>
 Status prune_blocks(const Checkpoint& checkpoint, const PruneWalk& walk, Context& context, Prune prune) {
   std::array<std::optional<Accumulator>, site_count> statistics;
   BlockPruning technique;
-  technique.begin_block = [&] { statistics.fill(std::nullopt); };
+  technique.begin_site = [&](Site site) { statistics[index_of(site)].reset(); };
   technique.observe = [&](Site site, ConstMatrix x) {
     auto& seen = statistics[index_of(site)];
     if (!seen) seen.emplace(x.cols);
@@ -99,17 +109,28 @@ Status prune_blocks(const CalibratedPruneParams& params, Context& context, Prune
   return prune_blocks<Accumulator>(checkpoint, walk, context, std::move(prune));
 }
 
-/// Prunes the lowest scores of a matrix. `score` turns weights [rows, cols] into scores, in place. An error names the
-/// tensor if a score is not a number.
-Result<PrunedMatrix> prune_by_scores(const PruneTarget& target, std::vector<float>& buffer,
-                                     const std::function<void(MutMatrix)>& score);
+/// Prunes the lowest scores of matrices, and reports how the scores lay: a series scores.<linear>, a ScoreHistogram
+/// over all blocks.
+class ScorePruner {
+ public:
+  /// `score` turns weights [rows, cols] into scores, in place. An error names the tensor if a score is not a number.
+  Result<PrunedMatrix> prune(const PruneTarget& target, const std::function<void(MutMatrix)>& score);
+  void report(const Context& context) const { histograms_.report(context); }
+
+ private:
+  std::vector<float> buffer_;
+  ScoreHistograms histograms_;
+};
 
 /// Memory, disk and flops of such a step. `statistics_bytes`: of the accumulators of one block. `flops_a_weight`: of
-/// the technique itself, beyond the two passes of the calibration tokens. Refuses families that the engine does not
-/// run.
-Status estimate_prune_walk(const Inputs& inputs, Estimate& estimate, double statistics_bytes, double flops_a_weight);
+/// the technique itself, beyond `passes` of the calibration tokens. Refuses families that the engine does not run.
+Status estimate_prune_walk(const Inputs& inputs, Estimate& estimate, double statistics_bytes, double flops_a_weight,
+                           int passes);
 /// The same, and the attribute `sparsity` of the result.
 Status estimate_calibrated_pruning(const CalibratedPruneParams& params, const Inputs& inputs, Estimate& estimate,
                                    double statistics_bytes, double flops_a_weight);
+/// While planning: whether the foretold tokens are enough for a technique that fits to them, as far as the model's
+/// attributes tell the widths of what is pruned.
+Status check_foretold_tokens(const CalibratedPruneParams& params, const Inputs& inputs);
 
 }  // namespace fettle::kit

@@ -4,6 +4,7 @@
 #include "fettle_kit/compress/targets.h"
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 #include <tbb/blocked_range.h>
 #include <tbb/parallel_for.h>
 
@@ -26,7 +27,16 @@ std::string sparsity_text(const PruneParams& p) {
   return p.pattern ? *p.pattern : fmt::format("{}", p.share.value_or(0));
 }
 
+Status check_not_quantized(const Checkpoint& model) {
+  if (!model.config().contains("quantization_config")) return {};
+  return {Code::unsupported,
+          "the weights are quantized already, and packed codes cannot be pruned; prune the original checkpoint, then "
+          "quantize the result",
+          "model"};
+}
+
 Result<std::vector<PruneTarget>> choose_matrices(const Checkpoint& model, const PruneParams& p) {
+  FETTLE_TRY(check_not_quantized(model));
   SparsityTarget sparsity;
   sparsity.group = p.group == "row" ? Group::row : Group::matrix;
   if (p.pattern) {
@@ -65,6 +75,7 @@ Result<std::vector<PruneTarget>> choose_matrices(const Checkpoint& model, const 
 }
 
 Result<std::vector<PruneTarget>> masked_matrices(const Checkpoint& model, const std::map<std::string, Mask>& masks) {
+  FETTLE_TRY(check_not_quantized(model));
   std::vector<PruneTarget> targets;
   for (const TensorView* t : model.tensors()) {
     const auto mask = masks.find(t->name);
@@ -97,6 +108,23 @@ std::string sparsity_text(const std::map<std::string, Mask>& masks) {
     all += static_cast<double>(mask.rows() * mask.cols());
   }
   return fmt::format("{:.4g}", all > 0 ? pruned / all : 0);
+}
+
+void PruneCounts::report(const Context& context) const {
+  const auto share = [&](std::int64_t of) {
+    return of > 0 ? static_cast<double>(pruned) / static_cast<double>(of) : 0;
+  };
+  context.metric("sparsity", share(targeted));
+  context.metric("sparsity_of_model", share(all));
+  context.metric("pruned", static_cast<double>(pruned), "weights");
+  context.metric("parameters_before", static_cast<double>(all));
+  context.metric("parameters", static_cast<double>(all - pruned));
+  context.metric("bytes_before", static_cast<double>(bytes), "B");
+  context.metric("bytes", static_cast<double>(bytes), "B");
+}
+
+bool prunes_nothing(const SparsityTarget& target) {
+  return target.pattern ? target.pattern->n == target.pattern->m : target.share == 0;
 }
 
 Mask mask_of(ConstMatrix scores, const SparsityTarget& target) {

@@ -59,14 +59,32 @@ struct PruneTarget {
 };
 
 /// The matrices to prune and how much of each, in the order of the checkpoint's tensors. Everything about shapes and
-/// types that could fail later is checked here, before anything is written.
+/// types that could fail later is checked here, before anything is written. Quantized checkpoints are refused.
 Result<std::vector<PruneTarget>> choose_matrices(const Checkpoint& model, const PruneParams& params);
 
+/// unsupported for a checkpoint whose weights are quantized already.
+Status check_not_quantized(const Checkpoint& model);
+
 /// The matrices of a model that masks were made for, in the order of the checkpoint's tensors. An error names what does
-/// not fit: the masks belong to another model.
+/// not fit: the masks belong to another model. Quantized checkpoints are refused.
 Result<std::vector<PruneTarget>> masked_matrices(const Checkpoint& model, const std::map<std::string, Mask>& masks);
 /// Share of the masked weights that are pruned, as the attribute `sparsity` has it: "0.5".
 std::string sparsity_text(const std::map<std::string, Mask>& masks);
+
+/// What pruning took from a model, for the metrics that every such technique reports.
+struct PruneCounts {
+  std::int64_t pruned = 0, targeted = 0, all = 0;  ///< weights
+  std::uint64_t bytes = 0;                         ///< of all tensors
+
+  void add(const TensorView& tensor) { all += tensor.elements(), bytes += tensor.bytes.size(); }
+  void add(const Mask& mask) { pruned += mask.count_pruned(), targeted += mask.rows() * mask.cols(); }
+  /// sparsity (of the targets, by their masks), sparsity_of_model, pruned, parameters_before, parameters (those not
+  /// pruned), bytes_before, bytes (the same: zeros are stored).
+  void report(const Context& context) const;
+};
+
+/// Whether the target leaves the matrix as it is: a share of 0, or N of N.
+bool prunes_nothing(const SparsityTarget& target);
 
 /// The lowest scores of each group go. scores [rows, cols] >= 0, not NaN.
 Mask mask_of(ConstMatrix scores, const SparsityTarget& target);

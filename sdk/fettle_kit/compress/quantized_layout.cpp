@@ -3,6 +3,7 @@
 
 #include "fettle_kit/compress/compressed_tensors.h"
 #include "fettle_kit/compress/gptq_layout.h"
+#include "fettle_kit/compress/sparse24_checkpoint.h"
 #include "fettle_kit/io/message.h"
 
 #include <fmt/format.h>
@@ -16,7 +17,8 @@
 namespace fettle::kit {
 
 std::span<const QuantizedLayout* const> quantized_layouts() {
-  static constexpr std::array<const QuantizedLayout*, 2> layouts = {&gptq_layout, &compressed_tensors_layout};
+  static constexpr std::array<const QuantizedLayout*, 3> layouts = {&gptq_layout, &compressed_tensors_layout,
+                                                                    &sparse24_layout};
   return layouts;
 }
 
