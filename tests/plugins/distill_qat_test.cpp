@@ -51,8 +51,7 @@ Step qat(const std::string& student = prose_model()) {
 struct Scheme {
   const char* name;
   ParamList training;
-  const char* plugin;
-  const char* technique;
+  std::string plugin, technique;
   ParamList export_;
   bool elsewhere = false;  ///< training starts from another grid than that of the untrained model's file
 
@@ -75,6 +74,11 @@ Scheme integer(const char* name, const ParamList& grid, const char* dtype = "sam
   training.insert(training.end(), grid.begin(), grid.end());
   // Scales have the type of the checkpoint, and that of the untrained model is bf16.
   return {name, training, "quantize_rtn", "quantize.rtn", grid, dtype == std::string("f32")};
+}
+Scheme floats(const char* name, const std::string& scheme, const ParamList& scales = {}, const char* dtype = "same") {
+  ParamList training{{"scheme", scheme}, {"dtype", dtype}};
+  training.insert(training.end(), scales.begin(), scales.end());
+  return {name, training, "quantize_" + scheme, "quantize." + scheme, scales, dtype == std::string("f32")};
 }
 /// Learned steps are told to nobody but the training.
 Scheme learned(const char* name, const ParamList& grid) {
@@ -100,6 +104,11 @@ const std::vector<Scheme>& schemes() {
       integer("eight_bits_a_matrix", {{"bits", 8}, {"sharing", "tensor"}}),
       learned("two_bits_learned", {{"bits", 2}, {"group_size", 32}, {"format", "gptq"}}),
       learned("four_bits_a_row_learned", {{"bits", 4}, {"sharing", "channel"}}),
+      floats("fp8", "fp8"),
+      floats("fp8_of_f32", "fp8", {}, "f32"),
+      floats("nvfp4", "nvfp4"),
+      floats("nvfp4_plain", "nvfp4", {{"scales", "plain"}}),
+      floats("mxfp4", "mxfp4"),
       integer("mixed_bits", {{"bits", 4}, {"bits_for", {{"*down_proj*", 8}}}, {"ignore", {"*.layers.0.*"}}}),
   };
   return all;
@@ -158,6 +167,7 @@ TEST_P(QatScheme, TrainsOnExactlyWhatTheFileWillHold) {
   for (const auto& [name, value] : scheme.training) {
     const std::string key = name;
     if (key == "type") p.type = value;
+    if (key == "scales") p.scales = value;
     if (key == "bits") p.bits = value;
     if (key == "sharing") p.sharing = value;
     if (key == "group_size") p.group_size = value;
@@ -423,10 +433,15 @@ TEST(DistillQat, RefusesWhatDoesNotFitTogether) {
   EXPECT_EQ(message({{"type", "F32"}}), "F32 rounds nothing; use scheme: none");
   EXPECT_EQ(message({{"type", "Q2_K_S"}}),
             "Q2_K_S needs an importance matrix, which weights in training do not have; use Q2_K");
+  EXPECT_EQ(message({{"type", "IQ2_XS"}}),
+            "IQ2_XS needs an importance matrix, which weights in training do not have; use Q2_K");
   EXPECT_THAT(message({{"type", "Q4"}}), testing::StartsWith("unknown type 'Q4'; known are F32, F16, BF16, Q4_0"));
   EXPECT_EQ(message({{"scheme", "integer"}, {"bits", 3}}),
             "3 bits: releases of compressed-tensors before 0.16 pack them in another way, so clients would disagree; "
             "use 2, 4 or 8, or format: gptq");
+  EXPECT_EQ(message({{"scales", "plain"}}), "'scales' is of nvfp4 and mxfp4, but the scheme is gguf");
+  EXPECT_EQ(message({{"scheme", "nvfp4"}, {"scales", "floor"}}),
+            "unknown scales 'floor' of nvfp4; known are plain, four_over_six, sweep");
   EXPECT_EQ(message({{"learn_steps", true}}),
             "steps are learned for scheme: integer with symmetric: true, sharing: group or channel, and no search");
   EXPECT_TRUE(with(qat(), {{"scheme", "none"}}).validate().ok());
@@ -442,6 +457,13 @@ TEST(DistillQat, RefusesRowsThatGroupsDoNotDivide) {
             "the student has rows of 288 weights, which groups of 128 do not divide; choose another group_size, or "
             "sharing: channel");
   EXPECT_EQ(planned.estimate().where, "group_size");
+  Step narrow("distill_qat", "distill.qat");
+  narrow.input("student", "model", "", {{"hidden", "40"}, {"ffn", "96"}})
+      .input("teacher", "model", "", {})
+      .input("data", "tokens", "", {})
+      .param("scheme", "nvfp4");
+  EXPECT_EQ(narrow.estimate().message,
+            "the student has rows of 40 weights, which blocks of 16 do not divide; use scheme: fp8");
 
   const StepResult r = qat().param("scheme", "integer").param("group_size", 96).run();
   EXPECT_EQ(r.message,
@@ -461,6 +483,25 @@ TEST(DistillQat, RefusesATypeWhoseBlocksDivideNoRow) {
             "no tensor of the student would be Q6_K: its blocks of 256 weights divide no row; use a type with blocks "
             "of 32, such as Q4_0");
   EXPECT_EQ(r.where, "type");
+}
+
+TEST(DistillQat, WarnsOfRowsThatTheFileWillHoldInAnotherType) {
+  Json config = tiny_llama_config();
+  config["hidden_size"] = 256;
+  config["head_dim"] = 64;
+  config["intermediate_size"] = 288;
+  const std::string student = tiny_model(1, config);
+  Step step("distill_qat", "distill.qat");
+  const StepResult r = step.input("student", "model", student)
+                           .input("teacher", "model", student)
+                           .input("data", "tokens", saved(tiny_tokens()))
+                           .param("type", "Q4_K_S")
+                           .param("steps", 1)
+                           .param("batch", 2)
+                           .run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  EXPECT_THAT(r.warnings(), testing::ElementsAre("type Q4_K_S: rows of 288 are stored as q5_0 instead of q4_k, in 2 "
+                                                 "tensors; so they are in training"));
 }
 
 TEST(DistillQat, AWeightThatIsNaNIsNamed) {

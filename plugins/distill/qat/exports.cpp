@@ -2,6 +2,7 @@
 #include "exports.h"
 
 #include "fettle_kit/compress/float_grids.h"
+#include "fettle_kit/compress/float_quantization.h"
 #include "fettle_kit/compress/gguf_mix.h"
 #include "fettle_kit/model/gguf_layout.h"
 
@@ -12,6 +13,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <set>
 #include <utility>
 
 namespace distill_qat {
@@ -35,8 +37,9 @@ Result<const GgufFileType*> gguf_type(const Params& p) {
     return bad(fmt::format("unknown type '{}'; known are {}", name, fmt::join(known, ", ")));
   }
   if (type->type == DType::f32) return bad("F32 rounds nothing; use scheme: none");
-  if (type->name == "Q2_K_S")
-    return bad("Q2_K_S needs an importance matrix, which weights in training do not have; use Q2_K");
+  if (type->name == "Q2_K_S" || needs_gguf_importance("blk.0.attn_q.weight", type->type))
+    return bad(fmt::format("{} needs an importance matrix, which weights in training do not have; use {}", type->name,
+                           type->name.starts_with("IQ3_") ? "IQ3_S" : "Q2_K"));
   return type;
 }
 
@@ -60,8 +63,8 @@ Result<std::vector<Export>> gguf_exports(const Params& p, const Checkpoint& stud
   for (std::size_t i = 0; i < layouts.size(); ++i) {
     types[layouts[i].hf_name] = choices[i].type;
     if (choices[i].wanted)
-      ++elsewhere[fmt::format("rows of {} as {} instead of {}", layouts[i].shape.back(), info(choices[i].type).name,
-                              info(*choices[i].wanted).name)];
+      ++elsewhere[fmt::format("rows of {} are stored as {} instead of {}", layouts[i].shape.back(),
+                              info(choices[i].type).name, info(*choices[i].wanted).name)];
   }
   std::vector<Export> exports;
   bool any = false;
@@ -75,7 +78,7 @@ Result<std::vector<Export>> gguf_exports(const Params& p, const Checkpoint& stud
     exports.push_back(std::move(e));
   }
   for (const auto& [what, count] : elsewhere)
-    warnings.push_back(fmt::format("type {}: the file will hold {} tensors' {}", file->name, count, what));
+    warnings.push_back(fmt::format("type {}: {}, in {} tensors; so they are in training", file->name, what, count));
   if (!any && stored != file->type)
     return Status(
         Code::invalid_argument,
@@ -113,6 +116,56 @@ Result<std::vector<Export>> integer_exports(const Params& p, const Checkpoint& s
   return exports;
 }
 
+bool is_float_scheme(const Params& p) { return p.scheme == "fp8" || p.scheme == "nvfp4" || p.scheme == "mxfp4"; }
+
+/// As quantize.fp8, quantize.nvfp4 and quantize.mxfp4 have them by default, but for `scales`.
+Result<FloatScheme> float_scheme(const Params& p, DType stored) {
+  FloatScheme scheme;
+  scheme.scale_type = stored;
+  const auto unknown = [&](const char* known) {
+    return Status(Code::invalid_argument,
+                  fmt::format("unknown scales '{}' of {}; known are {}", *p.scales, p.scheme, known), "scales");
+  };
+  if (p.scheme == "nvfp4") {
+    const auto scales = find_block_scale(p.scales.value_or("four_over_six"));
+    if (!scales) return unknown("plain, four_over_six, sweep");
+    scheme.kind = FloatKind::nvfp4;
+    scheme.block_scale = *scales;
+  } else if (p.scheme == "mxfp4") {
+    const auto scales = find_power_scale(p.scales.value_or("nearest"));
+    if (!scales) return unknown("floor, nearest, search");
+    scheme.kind = FloatKind::mxfp4;
+    scheme.power_scale = *scales;
+  }
+  return scheme;
+}
+
+/// By the rules of those techniques.
+Result<std::vector<Export>> float_exports(const Params& p, const Checkpoint& student, const Network& network,
+                                          DType stored) {
+  FloatRecipe recipe;
+  FETTLE_ASSIGN(recipe.scheme, float_scheme(p, stored));
+  FloatParams params;
+  static_cast<QuantizeParams&>(params) = p;
+  FETTLE_ASSIGN(const std::vector<FloatTarget> targets, float_targets(student, params, recipe));
+  std::set<std::string> names;
+  for (const FloatTarget& t : targets) names.insert(t.tensor->name);
+  std::vector<Export> exports;
+  for (const Parameter& parameter : network.parameters()) {
+    Export e;
+    e.tensor = parameter.name;
+    if (names.contains(e.tensor)) {
+      e.quantizer = fake_floats(recipe.scheme);
+      e.quantized = true;
+      if (recipe.scheme.tensor_scale())
+        for (const std::string& name : fused_with(e.tensor))
+          if (names.contains(name)) e.sharing.push_back(name);
+    }
+    exports.push_back(std::move(e));
+  }
+  return exports;
+}
+
 }  // namespace
 
 Status check_scheme(const Params& p) {
@@ -123,26 +176,32 @@ Status check_scheme(const Params& p) {
             "steps are learned for scheme: integer with symmetric: true, sharing: group or channel, and no search",
             "learn_steps"};
   if (p.scheme == "gguf") FETTLE_TRY(gguf_type(p));
+  if (p.scales && p.scheme != "nvfp4" && p.scheme != "mxfp4")
+    return {Code::invalid_argument, fmt::format("'scales' is of nvfp4 and mxfp4, but the scheme is {}", p.scheme),
+            "scales"};
   if (p.scheme == "integer") FETTLE_TRY(check_integer_params(p));
+  if (is_float_scheme(p)) FETTLE_TRY(float_scheme(p, DType::f32));
   return {};
 }
 
 Status check_shapes(const Params& p, const fettle::Input& student) {
   // Only the matrices that everyone has; run() looks at all.
-  std::int64_t span = 1;
-  std::string what, instead;
-  if (p.scheme == "integer" && p.sharing == "group" && p.ignore.empty() && p.targets == QuantizeParams().targets) {
-    span = p.group_size;
-    what = fmt::format("groups of {}", span);
-    instead = "choose another group_size, or sharing: channel";
+  if (!p.ignore.empty() || p.targets != QuantizeParams().targets) return {};
+  const auto refuse = [&](std::int64_t span, const char* blocks, const char* instead, const char* where) -> Status {
     for (const char* axis : {"hidden", "ffn"}) {
       const auto width = static_cast<std::int64_t>(student.number(axis));
       if (width % span != 0)
         return {Code::invalid_argument,
-                fmt::format("the student has rows of {} weights, which {} do not divide; {}", width, what, instead),
-                "group_size"};
+                fmt::format("the student has rows of {} weights, which {} of {} do not divide; {}", width, blocks, span,
+                            instead),
+                where};
     }
-  }
+    return {};
+  };
+  if (p.scheme == "integer" && p.sharing == "group")
+    return refuse(p.group_size, "groups", "choose another group_size, or sharing: channel", "group_size");
+  if (p.scheme == "nvfp4" || p.scheme == "mxfp4")
+    return refuse(p.scheme == "nvfp4" ? nvfp4_block : mxfp4_block, "blocks", "use scheme: fp8", "scheme");
   return {};
 }
 
@@ -151,6 +210,7 @@ Result<std::vector<Export>> plan_exports(const Params& p, const Checkpoint& stud
   FETTLE_TRY(check_scheme(p));
   if (p.scheme == "gguf") return gguf_exports(p, student, network, stored, warnings);
   if (p.scheme == "integer") return integer_exports(p, student, network, stored);
+  if (is_float_scheme(p)) return float_exports(p, student, network, stored);
   return std::vector<Export>();
 }
 

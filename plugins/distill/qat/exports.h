@@ -20,6 +20,7 @@ struct Params : fettle::kit::DistillParams, fettle::kit::IntegerParams {
   std::string scheme = "gguf";
   std::optional<std::string> type;
   bool learn_steps = false;
+  std::optional<std::string> scales;
 
   Params() {
     lr = 3e-5, min_lr = 3e-6;

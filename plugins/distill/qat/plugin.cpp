@@ -33,10 +33,11 @@ class DistillQat {
             "arXiv:2305.17888");
     with_distillation(d)
         .param("scheme", &Params::scheme,
-               "what the model will be quantized with: gguf (quantize.gguf), integer (quantize.rtn), none (16 bits: "
-               "ordinary training)",
-               fettle::one_of({"gguf", "integer", "none"}))
+               "what the model will be quantized with: gguf (quantize.gguf), integer (quantize.rtn), fp8, nvfp4, mxfp4 "
+               "(the techniques of those names), none (16 bits: ordinary training)",
+               fettle::one_of({"gguf", "integer", "fp8", "nvfp4", "mxfp4", "none"}))
         .param("type", &Params::type, "of scheme gguf: the type of the file, by default Q4_0")
+        .param("scales", &Params::scales, "of nvfp4 and mxfp4: as those techniques have it, and with their defaults")
         .param("learn_steps", &Params::learn_steps,
                "of scheme integer, symmetric: learn the steps of groups or rows beside the weights (LSQ); the model "
                "holds weights cut to the learned range, in which quantize.rtn finds the same steps");
@@ -96,9 +97,10 @@ class DistillQat {
   /// All that decides over the bits beside what every distillation has.
   static std::string identity_of(const Params& p) {
     std::string text = fmt::format("distill.qat {} {} {}", p.scheme, p.type.value_or(""), p.dtype);
+    text += fmt::format(" {} {} {}", p.scales.value_or(""), p.targets, p.ignore);
     if (p.scheme == "integer")
-      text += fmt::format(" {} {} {} {} {} {} {} {} {} {}", p.bits, p.symmetric, p.sharing, p.group_size, p.bits_for,
-                          p.search.value_or(0), p.format, p.targets, p.ignore, p.learn_steps);
+      text += fmt::format(" {} {} {} {} {} {} {} {}", p.bits, p.symmetric, p.sharing, p.group_size, p.bits_for,
+                          p.search.value_or(0), p.format, p.learn_steps);
     return text;
   }
 };

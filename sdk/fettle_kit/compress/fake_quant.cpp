@@ -102,9 +102,45 @@ class FakeGrid final : public FakeQuantizer {
   GridScheme scheme_;
 };
 
+class FakeFloats final : public FakeQuantizer {
+ public:
+  explicit FakeFloats(const FloatScheme& scheme) : scheme_(scheme) {}
+
+  void quantize(MutMatrix used, const StoredMatrix& w, float magnitude) const override {
+    const FloatMatrix matrix = rounded(w, magnitude);
+    const FloatView view = matrix.view();
+    tbb::parallel_for(std::int64_t{0}, w.rows, [&](std::int64_t i) { view.read(i, used.rows_from(i, 1)); });
+  }
+
+  void clip_gradient(MutMatrix gradient, const StoredMatrix& w, float magnitude) const override {
+    // A matrix of ones by the same scales tells what a step is.
+    FloatMatrix matrix = rounded(w, magnitude);
+    // The largest number and half the step that would follow: 448 + 16 or 6 + 1.
+    const float end = scheme_.packed() ? e2m1_max + 1 : e4m3_max + 16;
+    std::ranges::fill(matrix.codes, scheme_.packed() ? std::uint8_t{0x22} : std::uint8_t{0x38});
+    const FloatView view = matrix.view();
+    for_rows(w, [&](std::int64_t i, std::span<const float> row) {
+      std::vector<float> scales(row.size());
+      view.read(i, MutMatrix(scales.data(), 1, w.cols));
+      for (std::int64_t j = 0; j < w.cols; ++j)
+        if (std::fabs(row[static_cast<std::size_t>(j)]) > end * scales[static_cast<std::size_t>(j)]) gradient(i, j) = 0;
+    });
+  }
+
+ private:
+  FloatMatrix rounded(const StoredMatrix& w, float magnitude) const {
+    const std::uint64_t bytes = bytes_of(w.dtype, static_cast<std::uint64_t>(w.rows * w.cols));
+    const TensorView view{"", w.dtype, {w.rows, w.cols}, {w.data, static_cast<std::size_t>(bytes)}};
+    return *round_to_floats(view, scheme_, magnitude);  // finite, so it cannot fail
+  }
+
+  FloatScheme scheme_;
+};
+
 }  // namespace
 
 std::unique_ptr<FakeQuantizer> fake_gguf(DType type) { return std::make_unique<FakeGguf>(type); }
 std::unique_ptr<FakeQuantizer> fake_grid(const GridScheme& scheme) { return std::make_unique<FakeGrid>(scheme); }
+std::unique_ptr<FakeQuantizer> fake_floats(const FloatScheme& scheme) { return std::make_unique<FakeFloats>(scheme); }
 
 }  // namespace fettle::kit

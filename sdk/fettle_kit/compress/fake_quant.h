@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "fettle_kit/compress/float_matrix.h"
 #include "fettle_kit/compress/grid.h"
 #include "fettle_kit/kernels/gemm.h"
 #include "fettle_kit/tensor/matrix.h"
@@ -36,5 +37,9 @@ std::unique_ptr<FakeQuantizer> fake_gguf(DType type);
 
 /// The grids of quantize.rtn and quantize.gptq, fitted to the weights at every step.
 std::unique_ptr<FakeQuantizer> fake_grid(const GridScheme& scheme);
+
+/// The small floats of quantize.fp8, quantize.nvfp4 and quantize.mxfp4; cols a multiple of the scheme's block. Clipped
+/// is what lies more than half a step beyond the largest number: nothing where scales are fitted to the largest weight.
+std::unique_ptr<FakeQuantizer> fake_floats(const FloatScheme& scheme);
 
 }  // namespace fettle::kit

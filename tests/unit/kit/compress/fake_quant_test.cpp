@@ -110,5 +110,45 @@ TEST(FakeGrid, ClipsWhatASmallerRangeCutsOff) {
   EXPECT_GT(clipped, 0u);
 }
 
+FloatScheme floats(FloatKind kind) {
+  FloatScheme scheme;
+  scheme.kind = kind;
+  scheme.scale_type = DType::bf16;
+  return scheme;
+}
+
+TEST(FakeFloats, GivesWhatRoundToFloatsGives) {
+  for (const FloatKind kind : {FloatKind::fp8, FloatKind::nvfp4, FloatKind::mxfp4}) {
+    const Matrix w(5, 64, 7);
+    Matrix used(5, 64), expected(5, 64);
+    fake_floats(floats(kind))->quantize(used, w.stored(), 4);
+    const TensorView view{"w", DType::f32, {5, 64}, std::as_bytes(std::span(w.data))};
+    round_to_floats(view, floats(kind), 4)->view().read(0, expected);
+    EXPECT_EQ(used.data, expected.data) << static_cast<int>(kind);
+  }
+}
+
+TEST(FakeFloats, ClipsNothingWhereScalesAreFittedToTheLargest) {
+  for (const FloatKind kind : {FloatKind::fp8, FloatKind::nvfp4, FloatKind::mxfp4}) {
+    const Matrix w(5, 64, 8);
+    Matrix gradient(5, 64);
+    std::fill(gradient.data.begin(), gradient.data.end(), 1.0F);
+    fake_floats(floats(kind))->clip_gradient(gradient, w.stored(), 4);
+    EXPECT_EQ(std::count(gradient.data.begin(), gradient.data.end(), 0.0F), 0) << static_cast<int>(kind);
+  }
+}
+
+TEST(FakeFloats, ClipsWhatLiesBeyondTheLargestNumber) {
+  FloatScheme scheme = floats(FloatKind::mxfp4);
+  scheme.power_scale = PowerScale::floor;
+  Matrix w(1, 32), gradient(1, 32);
+  w.data[0] = 7.9F, w.data[1] = -6.9F, w.data[2] = -7.1F, w.data[3] = 1;  // the scale is 1
+  std::fill(gradient.data.begin(), gradient.data.end(), 1.0F);
+  fake_floats(scheme)->clip_gradient(gradient, w.stored(), 0);
+  EXPECT_EQ(gradient.data[0], 0);
+  EXPECT_EQ(gradient.data[2], 0);
+  EXPECT_EQ(std::count(gradient.data.begin(), gradient.data.end(), 1.0F), 30);
+}
+
 }  // namespace
 }  // namespace fettle::kit
