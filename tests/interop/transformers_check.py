@@ -7,6 +7,7 @@ import sys
 import tempfile
 
 import numpy as np
+import safetensors.torch
 import torch
 import transformers
 
@@ -73,10 +74,37 @@ def logits_agree(name, model, ids=None, theirs=None):
 
 
 def pruned_checkpoints(folder):
-    sparse = step(folder, "prune.magnitude", {"model": ("model", PROSE)}, {"pattern": "2:4"})
-    model = logits_agree("prune.magnitude at 2:4", sparse)
-    groups = model.model.layers[0].mlp.down_proj.weight.detach().reshape(-1, 4)
-    check("transformers sees two of every four weights", bool(((groups != 0).sum(1) <= 2).all()))
+    """Every unstructured pruner on a trained model, at a share and at 2:4; and the 2:4 layout of PyTorch."""
+    model, calibration = ("model", PROSE), ("tokens", tokens(folder, PROSE))
+    for name in ("magnitude", "wanda", "ria", "sparsegpt"):
+        inputs = {"model": model} if name == "magnitude" else {"model": model, "calibration": calibration}
+        logits_agree(f"prune.{name} at 60 %", step(folder, f"prune.{name}", inputs, {"share": 0.6}))
+        sparse = step(folder, f"prune.{name}", inputs, {"pattern": "2:4"})
+        theirs = logits_agree(f"prune.{name} at 2:4", sparse)
+        groups = theirs.model.layers[0].mlp.down_proj.weight.detach().reshape(-1, 4)
+        check(f"transformers sees two of every four weights of prune.{name}", bool(((groups != 0).sum(1) <= 2).all()))
+    mask = step(folder, "prune.magnitude", {"model": model}, {"pattern": "2:4"}, "mask")
+    logits_agree("prune.refit", step(folder, "prune.refit",
+                                     {"model": model, "mask": ("mask", mask), "calibration": calibration}, {}))
+    compressed_as_pytorch_has_it(folder, sparse)
+
+
+def compressed_as_pytorch_has_it(folder, sparse):
+    """The values and metadata of our file, expanded by PyTorch, are the weights; what it makes of them is our file."""
+    from torch.sparse._semi_structured_conversions import (
+        sparse_semi_structured_from_dense_cutlass, sparse_semi_structured_to_dense_cutlass)
+    packed = step(folder, "io.convert", {"model": ("model", sparse)}, {"to": "bf16", "compress": "2:4"})
+    ours = safetensors.torch.load_file(packed / "model.safetensors")
+    dense = safetensors.torch.load_file(sparse / "model.safetensors")
+    names = [name for name in dense if name + "_values" in ours]
+    there = back = len(names) == 4 * 7
+    for name in names:
+        values, meta = ours[name + "_values"], ours[name + "_meta"]
+        there = there and bool((sparse_semi_structured_to_dense_cutlass(values, meta) == dense[name]).all())
+        theirs = sparse_semi_structured_from_dense_cutlass(dense[name])
+        back = back and torch.equal(theirs[0], values) and torch.equal(theirs[1], meta)
+    check("PyTorch expands our compressed 2:4 file to the weights", there)
+    check("PyTorch compresses the weights to our file", back)
 
 
 def narrower_and_shallower(folder):
@@ -96,6 +124,15 @@ def narrower_and_shallower(folder):
     shallow = step(folder, "prune.depth", {"model": model, "importance": importance}, {"layer_count": 3})
     theirs = logits_agree("prune.depth", shallow)
     check("transformers sees the blocks left", len(theirs.model.layers) == 3)
+
+
+def random_tokens(folder, vocabulary, sequences=24, length=64):
+    """Calibration text for a model without a tokenizer."""
+    out = pathlib.Path(tempfile.mkdtemp(dir=folder))
+    ids = torch.randint(0, vocabulary, (sequences, length), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
+    safetensors.torch.save_file({"ids": ids}, out / "tokens.safetensors",
+                                {"tokenizer": "sha256:" + "0" * 64, "bos": "false"})
+    return out
 
 
 def every_family(folder):
@@ -123,8 +160,11 @@ def every_family(folder):
         logits_agree(f"{name} after prune.width", step(folder, "prune.width", {"model": ("model", dense)}, cut))
         logits_agree(f"{name} after prune.depth",
                      step(folder, "prune.depth", {"model": ("model", dense)}, {"remove": [1]}))
-        logits_agree(f"{name} after prune.magnitude",
-                     step(folder, "prune.magnitude", {"model": ("model", dense)}, {"share": 0.5}))
+        inputs = {"model": ("model", dense)}
+        logits_agree(f"{name} after prune.magnitude", step(folder, "prune.magnitude", inputs, {"share": 0.5}))
+        inputs["calibration"] = ("tokens", random_tokens(folder, sizes["vocab_size"]))
+        logits_agree(f"{name} after prune.wanda", step(folder, "prune.wanda", inputs, {"share": 0.5}))
+        logits_agree(f"{name} after prune.sparsegpt", step(folder, "prune.sparsegpt", inputs, {"pattern": "2:4"}))
 
 
 def main():
