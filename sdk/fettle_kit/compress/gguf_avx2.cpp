@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/compress/gguf_lanes.h"
 #include "fettle_kit/tensor/block_layout.h"
+#include "fettle_kit/tensor/lattice_layout.h"
+#include "fettle_kit/tensor/lattice_search.h"
 
 #include <immintrin.h>
 #include <stddef.h>
@@ -87,6 +89,53 @@ inline I add_where(M m, I x, int n) {
           _mm256_add_epi32(x.b, _mm256_and_si256(_mm256_castps_si256(m.b), step))};
 }
 inline F to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+
+/// For keys of lattices: unsigned numbers of sixteen bits, and tables of four or eight entries that repeat.
+inline I load_keys(const uint16_t* p) {
+  const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return {_mm256_cvtepu16_epi32(_mm256_castsi256_si128(words)),
+          _mm256_cvtepu16_epi32(_mm256_extracti128_si256(words, 1))};
+}
+inline void store_keys(uint16_t* p, F x) {
+  const __m256i words = _mm256_packus_epi32(_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(words, 0xd8));
+}
+inline void replace_keys(uint16_t* p, const uint16_t* by, M where) {
+  const __m256i lanes = _mm256_packs_epi32(_mm256_castps_si256(where.a), _mm256_castps_si256(where.b));
+  auto* to = reinterpret_cast<__m256i*>(p);
+  _mm256_storeu_si256(
+      to, _mm256_blendv_epi8(_mm256_loadu_si256(to), _mm256_loadu_si256(reinterpret_cast<const __m256i*>(by)),
+                             _mm256_permute4x64_epi64(lanes, 0xd8)));
+}
+inline I shifted_right(I x, int n) {
+  const __m256i by = _mm256_set1_epi32(n);
+  return {_mm256_srlv_epi32(x.a, by), _mm256_srlv_epi32(x.b, by)};
+}
+inline F lookup4(F t, I i) { return {_mm256_permutevar_ps(t.a, i.a), _mm256_permutevar_ps(t.b, i.b)}; }  // low two bits
+inline F lookup8(F t, I i) { return {_mm256_permutevar8x32_ps(t.a, i.a), _mm256_permutevar8x32_ps(t.b, i.b)}; }
+inline F negated(F x) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  return {_mm256_xor_ps(x.a, sign), _mm256_xor_ps(x.b, sign)};
+}
+inline float smallest(F x) {
+  const __m256 eight = _mm256_min_ps(x.a, x.b);
+  __m128 v = _mm_min_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  v = _mm_min_ps(v, _mm_movehl_ps(v, v));
+  return _mm_cvtss_f32(_mm_min_ss(v, _mm_movehdup_ps(v)));
+}
+/// g++ 12 forgets it in some functions, and narrow code then runs several times slower.
+inline void leave_lanes() { _mm256_zeroupper(); }
+inline unsigned bits_of(M x) {
+  return static_cast<unsigned>(_mm256_movemask_ps(x.a)) | static_cast<unsigned>(_mm256_movemask_ps(x.b)) << 8;
+}
+inline M mask_of(unsigned bits) {
+  const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const auto half = [&](unsigned b) {
+    const __m256i all = _mm256_set1_epi32(static_cast<int>(b));
+    return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(all, lane), lane));
+  };
+  return {half(bits), half(bits >> 8)};
+}
 
 /// out[i] lane j = rows[j][i], i, j < 8.
 inline void transpose8(__m256* out, const float* const* rows, int column) {

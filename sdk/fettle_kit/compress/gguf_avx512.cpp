@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/compress/gguf_lanes.h"
 #include "fettle_kit/tensor/block_layout.h"
+#include "fettle_kit/tensor/lattice_layout.h"
+#include "fettle_kit/tensor/lattice_search.h"
 
 #include <immintrin.h>
 #include <stddef.h>
@@ -61,6 +63,26 @@ inline I zero_index() { return {_mm512_setzero_si512()}; }
 inline F lookup(Table t, I i) { return {_mm512_permutexvar_ps(i.v, t.v)}; }
 inline I add_where(M m, I a, int n) { return {_mm512_mask_add_epi32(a.v, m.v, a.v, _mm512_set1_epi32(n))}; }
 inline F to_float(I a) { return {_mm512_cvtepi32_ps(a.v)}; }
+
+/// For keys of lattices: unsigned numbers of sixteen bits, and tables of four or eight entries that repeat.
+inline I load_keys(const uint16_t* p) {
+  return {_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+inline void store_keys(uint16_t* p, F a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(a.v)));
+}
+inline void replace_keys(uint16_t* p, const uint16_t* by, M where) {
+  _mm256_mask_storeu_epi16(p, where.v, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(by)));
+}
+inline I shifted_right(I a, int n) { return {_mm512_srlv_epi32(a.v, _mm512_set1_epi32(n))}; }
+inline F lookup4(F entries, I i) { return {_mm512_permutevar_ps(entries.v, i.v)}; }   // of the low two bits
+inline F lookup8(F entries, I i) { return {_mm512_permutexvar_ps(i.v, entries.v)}; }  // of the low three
+inline F negated(F a) { return {_mm512_xor_ps(a.v, _mm512_set1_ps(-0.0f))}; }
+inline float smallest(F a) { return _mm512_reduce_min_ps(a.v); }
+/// g++ 12 forgets it in some functions, and narrow code then runs several times slower.
+inline void leave_lanes() { _mm256_zeroupper(); }
+inline unsigned bits_of(M a) { return a.v; }
+inline M mask_of(unsigned bits) { return {static_cast<__mmask16>(bits)}; }
 
 /// out[i] lane j = rows[j][i], i < 16.
 inline void transpose(F* out, const float* const* rows) {

@@ -41,6 +41,20 @@ RowQuantizer quantizer_of(const RowQuantizers& table, DType type) {
       return table.mxfp4;
     case nvfp4:
       return table.nvfp4;
+    case iq2_xxs:
+      return table.iq2_xxs;
+    case iq2_xs:
+      return table.iq2_xs;
+    case iq2_s:
+      return table.iq2_s;
+    case iq3_xxs:
+      return table.iq3_xxs;
+    case iq3_s:
+      return table.iq3_s;
+    case iq1_s:
+      return table.iq1_s;
+    case iq1_m:
+      return table.iq1_m;
     default:
       return nullptr;
   }

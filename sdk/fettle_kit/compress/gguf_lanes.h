@@ -12,7 +12,8 @@ using RowQuantizer = void (*)(const float* x, uint8_t* out, int64_t rows, int64_
 
 /// The quantizers of one instruction set; null where the reference serves. The same bytes as the reference.
 struct RowQuantizers {
-  RowQuantizer q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4, nvfp4;
+  RowQuantizer q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4, nvfp4, iq2_xxs,
+      iq2_xs, iq2_s, iq3_xxs, iq3_s, iq1_s, iq1_m;
 };
 
 extern const RowQuantizers row_quantizers_avx2, row_quantizers_avx512;

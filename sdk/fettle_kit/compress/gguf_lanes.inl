@@ -97,6 +97,12 @@ inline F signed_extreme(int n, const F* x) {
 inline F rounded(F v) { return (v + set(kMagic)) - set(kMagic); }  // for |v| < 2^22
 inline F clamped(F v, float low, float high) { return max_of(min_of(v, set(high)), set(low)); }
 
+/// For v >= 0.
+inline F rounded_up(F v) {
+  const F whole = truncated(v);
+  return select(whole < v, whole + set(1), whole);
+}
+
 /// Half away from zero, for |v| < 2^22.
 inline F rounded_away(F v) {
   const F whole = truncated(v);
@@ -289,20 +295,23 @@ inline Asymmetric search_asymmetric(const F* x, const F* w, float first, float s
   return found;
 }
 
-/// x >= 0 ~ scale * codes.
-template <int n, int nmax>
+/// x ~ scale * codes. `negative`: some x may be, see block_search.h.
+template <int n, int nmax, bool negative = false>
 inline F search_positive(const F* x, const F* w, F* codes) {
   constexpr auto top = static_cast<float>(nmax);
   F max = set(0);
   for (int i = 0; i < n; ++i) max = max_of(x[i], max);
   const M dead = max < set(kNegligible);
   const F divisor = select(dead, set(1), max);
+  const auto as_byte = [](F l) {  // modulo 256
+    return negative ? select(l < set(0), l + set(256) * rounded_up(set(0) - l * set(1.0f / 256)), l) : l;
+  };
   const auto error = [&](F inverse, bool limited) {
     const F scale = set(1) / inverse;
     F sum = set(0);
     for (int i = 0; i < n; ++i) {
       F l = nearest(inverse * x[i]);
-      if (limited) l = min_of(l, set(top));
+      l = limited ? min_of(l, set(top)) : as_byte(l);
       const F diff = x[i] - scale * l;
       sum = sum + w[i] * diff * diff;
     }
@@ -320,9 +329,10 @@ inline F search_positive(const F* x, const F* w, F* codes) {
   }
   F sumlx = set(0), suml2 = set(0);
   for (int i = 0; i < n; ++i) {
-    codes[i] = min_of(nearest(inverse * x[i]), set(top));
-    sumlx = sumlx + w[i] * x[i] * codes[i];
-    suml2 = suml2 + w[i] * codes[i] * codes[i];
+    const F l = min_of(nearest(inverse * x[i]), set(top));
+    codes[i] = as_byte(l);
+    sumlx = sumlx + w[i] * x[i] * l;
+    suml2 = suml2 + w[i] * l * l;
   }
   for (int pass = 0; pass < 5; ++pass) {
     bool changed = false;
@@ -335,7 +345,7 @@ inline F search_positive(const F* x, const F* w, F* codes) {
       sl2 = sl2 + w[i] * candidate * candidate;
       const M better = positive & ~(candidate == codes[i]) & (slx * slx * suml2 > sumlx * sumlx * sl2);
       if (!any(better)) continue;
-      codes[i] = select(better, candidate, codes[i]);
+      codes[i] = select(better, as_byte(candidate), codes[i]);
       sumlx = select(better, slx, sumlx);
       suml2 = select(better, sl2, suml2);
       changed = true;
@@ -961,7 +971,15 @@ void quantize_mxfp4(const float* x, uint8_t* out, int64_t rows, int64_t cols, co
   }
 }
 
+#include "fettle_kit/compress/lattice_lanes.inl"
+
 constexpr RowQuantizers lane_quantizers{
     &quantize_q45_0<8>,  &quantize_q45_1<15>, &quantize_q45_0<16>, &quantize_q45_1<31>, &quantize_q8_0,
     &quantize_q2_k,      &quantize_q3_k,      &quantize_q45_k<15>, &quantize_q45_k<31>, &quantize_q6_k,
-    &quantize_iq4_nl,    &quantize_iq4_xs,    &quantize_mxfp4,     &quantize_nvfp4};
+    &quantize_iq4_nl,    &quantize_iq4_xs,    &quantize_mxfp4,     &quantize_nvfp4,
+    &quantize_signed<block::iq2_xxs_search, 66, &block::pack_iq2_xxs>,
+    &quantize_signed<block::iq2_xs_search, 74, &block::pack_iq2_xs>,
+    &quantize_signed<block::iq2_s_search, 82, &block::pack_iq2_s>,
+    &quantize_signed<block::iq3_xxs_search, 98, &block::pack_iq3_xxs>,
+    &quantize_signed<block::iq3_s_search, 110, &block::pack_iq3_s>,
+    &quantize_iq1<32>,   &quantize_iq1<16>};

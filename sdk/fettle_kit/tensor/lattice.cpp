@@ -8,25 +8,7 @@
 namespace fettle::kit::block {
 namespace {
 
-constexpr int kLattices = 6;
-
-int place_of(DType type) {
-  using enum DType;
-  switch (type) {
-    case iq2_xxs:
-      return 0;
-    case iq2_xs:
-      return 1;
-    case iq2_s:
-      return 2;
-    case iq3_xxs:
-      return 3;
-    case iq3_s:
-      return 4;
-    default:
-      return 5;
-  }
-}
+constexpr std::size_t kLattices = 6;
 
 /// Different distances whose points are neighbours.
 constexpr int kDistances[kLattices] = {2, 2, 1, 2, 3, 3};
@@ -83,6 +65,7 @@ LatticeMap map_of(const Lattice& lattice, int distances) {
       taken += at[d].empty() ? 0 : 1;
     }
     out.neighbours[begin] = static_cast<std::uint16_t>(out.neighbours.size() - begin - 1);
+    while ((out.neighbours.size() - begin - 1) % 16 != 0) out.neighbours.push_back(out.neighbours[begin + 1]);
   }
   return out;
 }
@@ -95,7 +78,7 @@ const std::array<Lattice, kLattices>& lattices() {
   return all;
 }
 
-template <int n>
+template <std::size_t n>
 const LatticeMap& map_number() {
   static const LatticeMap map = map_of(lattices()[n], kDistances[n]);
   return map;
@@ -103,12 +86,34 @@ const LatticeMap& map_number() {
 
 }  // namespace
 
-const Lattice& lattice(DType type) { return lattices()[static_cast<std::size_t>(place_of(type))]; }
+LatticeName lattice_of(DType type) {
+  switch (type) {
+    case DType::iq2_xxs:
+      return LatticeName::iq2_xxs;
+    case DType::iq2_xs:
+      return LatticeName::iq2_xs;
+    case DType::iq2_s:
+      return LatticeName::iq2_s;
+    case DType::iq3_xxs:
+      return LatticeName::iq3_xxs;
+    case DType::iq3_s:
+      return LatticeName::iq3_s;
+    default:
+      return LatticeName::iq1;
+  }
+}
 
-const LatticeMap& lattice_map(DType type) {
+const Lattice& lattice(LatticeName name) { return lattices()[static_cast<std::size_t>(name)]; }
+
+const LatticeMap& lattice_map(LatticeName name) {
   constexpr const LatticeMap& (*maps[kLattices])() = {&map_number<0>, &map_number<1>, &map_number<2>,
                                                       &map_number<3>, &map_number<4>, &map_number<5>};
-  return maps[place_of(type)]();
+  return maps[static_cast<std::size_t>(name)]();
+}
+
+LatticeTables lattice_tables(LatticeName name) {
+  const LatticeMap& map = lattice_map(name);
+  return {map.place.data(), map.neighbours.data(), lattice(name).keys.data()};
 }
 
 }  // namespace fettle::kit::block

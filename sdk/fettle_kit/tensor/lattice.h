@@ -2,6 +2,7 @@
 #pragma once
 
 #include "fettle_kit/tensor/dtype.h"
+#include "fettle_kit/tensor/lattice_search.h"
 
 #include <cstdint>
 #include <vector>
@@ -17,8 +18,10 @@ struct Lattice {
   int levels = 3;                   ///< a value can have: 3, or 8 for IQ3
   std::vector<std::uint16_t> keys;  ///< of the points, by index: ascending
 };
-/// The lattice of a type; IQ1_S and IQ1_M share theirs. Built at first use. [any thread]
-const Lattice& lattice(DType type);
+/// IQ1_S and IQ1_M share theirs.
+LatticeName lattice_of(DType type);
+/// Built at first use. [any thread]
+const Lattice& lattice(LatticeName name);
 
 /// From the levels that each value would like best to the points that a group may take.
 struct LatticeMap {
@@ -26,10 +29,11 @@ struct LatticeMap {
   std::vector<std::int32_t> place;
   /// Lists: how many points there are, then their keys by distance from the key of the list, by index where that is
   /// equal. All points at the smallest few distances that occur; how many distances differs from lattice to lattice.
+  /// Filled up with the first key to a multiple of 16, which changes no search for the nearest.
   std::vector<std::uint16_t> neighbours;
 };
-/// Built at first use, which takes up to some tens of milliseconds. [any thread]
-const LatticeMap& lattice_map(DType type);
+/// Built at first use, which takes some tens of milliseconds. [any thread]
+const LatticeMap& lattice_map(LatticeName name);
 
 // Which points there are (lattice_points.cpp).
 extern const std::uint64_t iq2_xxs_members[103], iq2_xs_members[103], iq2_s_members[103], iq1_members[103];

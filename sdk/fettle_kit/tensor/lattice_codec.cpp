@@ -17,8 +17,7 @@ namespace {
 
 using enum DType;
 
-// ---- what IQ1, IQ2 and IQ3 share
-// ---------------------------------------------------------------------------------------
+// ---- what IQ1, IQ2 and IQ3 share ---------------------------------------------------------------------------
 
 float sum_of_squares(const float* x) {
   float sum = 0;
@@ -39,7 +38,7 @@ struct Points {
   const Lattice& lattice;
   const LatticeMap& map;
 
-  explicit Points(DType type) : lattice(block::lattice(type)), map(lattice_map(type)) {}
+  explicit Points(LatticeName name) : lattice(block::lattice(name)), map(lattice_map(name)) {}
 
   int groups(int n) const { return n / lattice.values; }
   int level(std::uint16_t key, int i) const { return key >> (lattice.bits * i) & ((1 << lattice.bits) - 1); }
@@ -72,10 +71,22 @@ struct Points {
 
 void pack(DType type, std::uint8_t* out, const LatticeBlock& b);
 
-// ---- signs apart: IQ2 and IQ3
-// ------------------------------------------------------------------------------------------
+// ---- signs apart: IQ2 and IQ3 ------------------------------------------------------------------------------
 
-constexpr float kOdd[8] = {1, 3, 5, 7, 9, 11, 13, 15};  // what a level stands for in the search
+const SignedSearch& signed_search(DType type) {
+  switch (type) {
+    case iq2_xxs:
+      return iq2_xxs_search;
+    case iq2_xs:
+      return iq2_xs_search;
+    case iq2_s:
+      return iq2_s_search;
+    case iq3_xxs:
+      return iq3_xxs_search;
+    default:
+      return iq3_s_search;
+  }
+}
 
 /// Splits n values into magnitudes and, by eights, signs.
 void split_signs(const SignedSearch& how, int n, const float* x, const float* w, float* magnitudes,
@@ -160,7 +171,7 @@ class SignedSubBlock {
     std::uint16_t key = 0;
     for (int i = 0; i < values; ++i) key = points_.with(key, i, odd_code(inverse * x[i], points_.lattice.levels - 1));
     *wanted = points_.has(key);
-    return *wanted ? key : points_.nearest(key, scale, kOdd, x, roots_ + g * values);
+    return *wanted ? key : points_.nearest(key, scale, odd_values, x, roots_ + g * values);
   }
 
   struct Sums {
@@ -169,7 +180,7 @@ class SignedSubBlock {
   Sums sums(const std::uint16_t* keys) const {
     Sums out{0, 0};
     for (int i = 0; i < n_; ++i) {
-      const float q = kOdd[points_.level(keys[i / points_.lattice.values], i % points_.lattice.values)];
+      const float q = odd_values[points_.level(keys[i / points_.lattice.values], i % points_.lattice.values)];
       out.sumqx += w_[i] * x_[i] * q;
       out.sumq2 += w_[i] * q * q;
     }
@@ -194,7 +205,7 @@ void signed_weights(DType type, const SignedSearch& how, const float* x, const f
 
 void encode_signed(DType type, const float* x, const float* q, std::uint8_t* out) {
   const SignedSearch& how = signed_search(type);
-  const Points points(type);
+  const Points points(how.lattice);
   const int n = how.sub_block, sub_blocks = 256 / n, groups = points.groups(n);
   const float sum2 = sum_of_squares(x);
   LatticeBlock b{};
@@ -222,11 +233,7 @@ void encode_signed(DType type, const float* x, const float* q, std::uint8_t* out
   pack(type, out, b);
 }
 
-// ---- three levels around a shifted zero: IQ1
-// ---------------------------------------------------------------------------
-
-/// What the levels stand for, shifted up by an eighth or down.
-constexpr float kShifted[2][3] = {{-1 + 0.125f, 0.125f, 1 + 0.125f}, {-1 - 0.125f, -0.125f, 1 - 0.125f}};
+// ---- three levels around a shifted zero: IQ1 ---------------------------------------------------------------
 
 /// A sub-block in ascending order: the levels of the best fit are its first `low` values, those before `high`, the
 /// rest.
@@ -265,7 +272,7 @@ Split split_of_32(const float* x, const float* w, const std::array<int, 32>& ord
   for (int low = 0; low <= 32; ++low)
     for (int high = low; high <= 32; ++high)
       for (int shift = 0; shift < 2; ++shift) {
-        const float* v = kShifted[shift];
+        const float* v = shifted_values[shift];
         const float sumqx =
             (sumx[low] - sumx[0]) * v[0] + (sumx[high] - sumx[low]) * v[1] + (sumx[32] - sumx[high]) * v[2];
         const float sumq2 = (sumw[low] - sumw[0]) * v[0] * v[0] + (sumw[high] - sumw[low]) * v[1] * v[1] +
@@ -284,7 +291,7 @@ Split split_of_16(const float* x, const float* w, const std::array<int, 32>& ord
       for (int j = 0; j < 16; ++j) {
         const int i = order[static_cast<std::size_t>(j)], level = j < low ? 0 : j < high ? 1 : 2;
         for (int shift = 0; shift < 4; ++shift) {
-          const float v = kShifted[i < 8 ? shift >> 1 : shift & 1][level];
+          const float v = shifted_values[i < 8 ? shift >> 1 : shift & 1][level];
           sumqx[shift] += w[i] * v * x[i];
           sumq2[shift] += w[i] * v * v;
         }
@@ -295,10 +302,10 @@ Split split_of_16(const float* x, const float* w, const std::array<int, 32>& ord
 }
 
 void encode_iq1(DType type, const float* x, const float* q, std::uint8_t* out) {
-  const Points points(type);
+  const Points points(LatticeName::iq1);
   const bool small = type == iq1_m;
   const int n = small ? 16 : 32, sub_blocks = 256 / n, groups = n / 8;
-  const float negligible_here = small ? 1e-7f : 1e-12f;
+  const float least = small ? iq1_m_negligible : iq1_s_negligible;
   const float sigma2 = 2 * sum_of_squares(x) / 256;
   LatticeBlock b{};
   float scales[16] = {}, max_scale = 0, w[256];
@@ -314,7 +321,7 @@ void encode_iq1(DType type, const float* x, const float* q, std::uint8_t* out) {
     const float *v = x + n * s, *weight = w + n * s;
     float max = 0;
     for (int i = 0; i < n; ++i) max = std::max(max, std::fabs(v[i]));
-    if (max < negligible_here) continue;
+    if (max < least) continue;
     const auto order = ascending(n, v);
     const Split split = small ? split_of_16(v, weight, order) : split_of_32(v, weight, order);
     if (split.low < 0) continue;
@@ -329,7 +336,7 @@ void encode_iq1(DType type, const float* x, const float* q, std::uint8_t* out) {
     bool moved = false;
     for (int g = 0; g < groups; ++g) {
       if (!points.has(keys[g])) {
-        keys[g] = points.nearest(keys[g], scale, kShifted[shift_of(s, g)], v + 8 * g, weight + 8 * g);
+        keys[g] = points.nearest(keys[g], scale, shifted_values[shift_of(s, g)], v + 8 * g, weight + 8 * g);
         moved = true;
       }
       b.index[groups * s + g] = points.index(keys[g]);
@@ -337,7 +344,7 @@ void encode_iq1(DType type, const float* x, const float* q, std::uint8_t* out) {
     if (moved) {
       float sumqx = 0, sumq2 = 0;
       for (int i = 0; i < n; ++i) {
-        const float value = kShifted[shift_of(s, i / 8)][points.level(keys[i / 8], i % 8)];
+        const float value = shifted_values[shift_of(s, i / 8)][points.level(keys[i / 8], i % 8)];
         sumqx += weight[i] * value * v[i];
         sumq2 += weight[i] * value * value;
       }
@@ -359,20 +366,19 @@ void encode_iq1(DType type, const float* x, const float* q, std::uint8_t* out) {
         b.signs[at] = static_cast<std::uint8_t>(shift_of(s, g));
         const std::uint16_t key = points.lattice.keys[b.index[at]];
         for (int i = 0; i < 8; ++i) {
-          const float value = kShifted[b.signs[at]][points.level(key, i)] * static_cast<float>(2 * code + 1);
+          const float value = shifted_values[b.signs[at]][points.level(key, i)] * static_cast<float>(2 * code + 1);
           sumqx += w[8 * at + i] * value * x[8 * at + i];
           sumq2 += w[8 * at + i] * value * value;
         }
       }
     }
     if (small && sumq2 > 0) d = sumqx / sumq2;
-    b.d = d * (small ? 1.1125f : 1.125f);
+    b.d = d * (small ? iq1_m_enlarged : iq1_s_enlarged);
   }
   pack(type, out, b);
 }
 
-// ---- by type
-// -----------------------------------------------------------------------------------------------------------
+// ---- by type -----------------------------------------------------------------------------------------------
 
 void pack(DType type, std::uint8_t* out, const LatticeBlock& b) {
   switch (type) {
@@ -425,28 +431,6 @@ float scale_of(DType type, float d, int code) {
 
 }  // namespace
 
-const SignedSearch& signed_search(DType type) {
-  using enum SignedSearch::Again;
-  static constexpr float smallest = std::numeric_limits<float>::denorm_min();
-  static constexpr SignedSearch iq2_xxs_search{32, true, 1, negligible, 6, 0.1f, 5, true, all, 1},
-      iq2_xs_search{16, true, 1, negligible, 9, 0.1f, 5, false, neighbours, 1},
-      iq2_s_search{16, false, 2, 1e-8f, 9, 0.1f, 5, false, neighbours, 0.9875f},
-      iq3_xxs_search{32, true, 2, 1e-8f, 15, 0.2f, 15, false, neighbours, 1.0125f},
-      iq3_s_search{32, false, 2, smallest, 9, 0.2f, 15, false, all_if_any, 1.033f};
-  switch (type) {
-    case iq2_xxs:
-      return iq2_xxs_search;
-    case iq2_xs:
-      return iq2_xs_search;
-    case iq2_s:
-      return iq2_s_search;
-    case iq3_xxs:
-      return iq3_xxs_search;
-    default:
-      return iq3_s_search;
-  }
-}
-
 bool lattice_needs_importance(DType type) { return type == iq2_xxs || type == iq2_xs || type == iq1_s; }
 
 void encode_lattice(DType type, const float* x, const float* q, std::uint8_t* out) {
@@ -455,18 +439,18 @@ void encode_lattice(DType type, const float* x, const float* q, std::uint8_t* ou
 }
 
 void decode_lattice(DType type, const std::uint8_t* in, float* y) {
-  const Lattice& points = lattice(type);
+  const Lattice& points = lattice(lattice_of(type));
   LatticeBlock b;
   unpack(type, b, in);
   const bool shifted = type == iq1_s || type == iq1_m;
-  const float* values = type == iq3_s ? kOdd : type == iq3_xxs ? kIq3XxsValues : kIq2Values;
+  const float* values = type == iq3_s ? odd_values : type == iq3_xxs ? kIq3XxsValues : kIq2Values;
   const int sub_block = type == iq2_xs || type == iq2_s || type == iq1_m ? 16 : 32;
   for (int i = 0; i < 256; ++i) {
     const std::uint16_t key = points.keys[b.index[i / points.values]];
     const int level = key >> (points.bits * (i % points.values)) & ((1 << points.bits) - 1);
     const float scale = scale_of(type, b.d, b.scales[i / sub_block]);
     if (shifted)
-      y[i] = scale * kShifted[b.signs[i / 8]][level];
+      y[i] = scale * shifted_values[b.signs[i / 8]][level];
     else
       y[i] = scale * values[level] * ((b.signs[i / 8] >> i % 8 & 1) != 0 ? -1.0f : 1.0f);
   }

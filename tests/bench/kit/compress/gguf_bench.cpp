@@ -77,13 +77,16 @@ int main(int argc, char** argv) {
     if (!has_block_codec(type.dtype)) continue;
     if (!wanted.empty() && std::find(wanted.begin(), wanted.end(), type.name) == wanted.end()) continue;
     for (const float* q : {static_cast<const float*>(nullptr), static_cast<const float*>(importance.data())}) {
+      if (q == nullptr && needs_importance(type.dtype)) continue;
       std::vector<std::byte> ours(bytes_of(type.dtype, x.size())), theirs(ours.size());
+      quantize_rows(type.dtype, x.data(), ours.data(), 1, kCols, q);  // builds our tables
       const double fast =
           ns_per_weight([&](std::int64_t rows) { quantize_rows(type.dtype, x.data(), ours.data(), rows, kCols, q); });
       const double slow = ns_per_weight(
           [&](std::int64_t rows) { encode_blocks_reference(type.dtype, x.data(), theirs.data(), rows, kCols, q); });
       std::string real = "-", ratio = "-", same = "-";
       if (ggml != nullptr) {
+        ggml(type.gguf, x.data(), theirs.data(), 0, 1, kCols, q);  // builds its tables
         const double ns =
             ns_per_weight([&](std::int64_t rows) { ggml(type.gguf, x.data(), theirs.data(), 0, rows, kCols, q); });
         real = fmt::format("{:.2f}", ns);
