@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include <filesystem>
+#include <string>
 
 namespace fettle::test {
 namespace {
@@ -40,6 +41,10 @@ TEST(Recipes, PruneCompareFindsThatSparseGptLosesLeastAtTwoOfFour) {
   const double sparsegpt = metric(result, "by_sparsegpt[2:4]", "kl");
   EXPECT_LT(sparsegpt, metric(result, "by_magnitude[2:4]", "kl"));
   EXPECT_LT(sparsegpt, metric(result, "by_wanda[2:4]", "kl"));
+  EXPECT_LT(sparsegpt, metric(result, "by_ria[2:4]", "kl"));
+  for (const char* sparsity : {"[half]", "[2:4]"})
+    EXPECT_LT(metric(result, std::string("by_refit") + sparsity, "kl"),
+              metric(result, std::string("by_wanda") + sparsity, "kl"));
 }
 
 TEST(Recipes, MinitronWidthHealsWhatItCut) {
