@@ -453,6 +453,16 @@ TEST(QuantizeGptq, RefusesAnIndexThatCompressedTensorsNoLongerLoads) {
       "or format: gptq");
 }
 
+TEST(QuantizeGptq, WritesAwqFilesButNoIndexIntoThem) {
+  const StepResult r = gptq_step().param("format", "awq").param("act_order", true).param("static_groups", true).run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  const auto written = DenseCheckpoint::open(r.outputs.at("model"));
+  EXPECT_EQ(written->layout(), "awq");
+  EXPECT_NE(written->find(q)->packed, nullptr);
+  EXPECT_EQ(gptq_step().param("format", "awq").param("act_order", true).validate().message,
+            "AWQ files cannot tell groups in another order than the columns; use static_groups: true, or format: gptq");
+}
+
 TEST(QuantizeGptq, RefusesMatricesWithoutMeasuredInputs) {
   const std::string folder = temporary_folder();  // with a head of its own
   ASSERT_TRUE(write_tiny_model(folder).ok());

@@ -174,6 +174,11 @@ class QuantizeGptq {
               "compressed-tensors 0.20 no longer loads groups in another order than the columns; use static_groups: "
               "true, or format: gptq",
               "act_order"};
+    if (index_needed(p) && p.format == "awq")
+      return {
+          Code::invalid_argument,
+          "AWQ files cannot tell groups in another order than the columns; use static_groups: true, or format: gptq",
+          "act_order"};
     if (p.prune_share && p.prune_pattern)
       return {Code::invalid_argument, "'prune_share' and 'prune_pattern' both say how much goes; give one",
               "prune_pattern"};

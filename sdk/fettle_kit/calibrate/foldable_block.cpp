@@ -10,7 +10,10 @@
 namespace fettle::kit {
 namespace {
 
-constexpr std::size_t v_linear = 2, up_linear = 5;
+void multiply(std::vector<float>& product, const std::vector<float>& by) {
+  if (product.empty()) product.assign(by.size(), 1.0F);
+  for (std::size_t i = 0; i < by.size(); ++i) product[i] *= by[i];
+}
 
 }  // namespace
 
@@ -25,6 +28,8 @@ FoldableBlock::FoldableBlock(const Decoder& model, std::int64_t layer)
   }
   attention_norm_ = original_.attention_norm;
   mlp_norm_ = original_.mlp_norm;
+  for (const BlockLinear& linear : block_linears)
+    columns_[index_of(linear.site)].assign(static_cast<std::size_t>(width_of(linear.site, *config_)), 1.0F);
 }
 
 MutMatrix FoldableBlock::matrix(std::size_t linear) {
@@ -63,16 +68,35 @@ std::vector<float> FoldableBlock::fold(Site site, std::vector<float> scales, DTy
       break;
     case Site::attention_out:
       divide_rows(matrix(v_linear), biases_[v_linear], scales);
+      multiply(rows_[v_linear], scales);
       break;
     case Site::mlp_hidden:
       divide_rows(matrix(up_linear), biases_[up_linear], scales);
+      multiply(rows_[up_linear], scales);
       break;
   }
   const std::vector<float> columns =
       site == Site::attention_out ? repeat_for_heads(scales, config_->heads, config_->kv_heads) : scales;
   for (std::size_t i = 0; i < block_linears.size(); ++i)
     if (block_linears[i].site == site) scale_columns(matrix(i), columns);
+  multiply(columns_[index_of(site)], columns);
   return scales;
+}
+
+std::vector<float> FoldableBlock::fitting(Site site, std::vector<float> scales, DType norm_type) const {
+  if (site != Site::attention_in && site != Site::mlp_in) return scales;
+  std::vector<float> factors = norm(site);
+  fold_into_norm(factors, scales, norm_type, config_->family->unit_offset);
+  return scales;
+}
+
+void FoldableBlock::unfold(std::size_t linear, MutMatrix values) const {
+  const std::vector<float>&columns = column_scales(block_linears[linear].site), &rows = rows_[linear];
+  for (std::int64_t i = 0; i < values.rows; ++i) {
+    const float by = rows.empty() ? 1.0F : rows[static_cast<std::size_t>(i)];
+    for (std::int64_t j = 0; j < values.cols; ++j)
+      values(i, j) = values(i, j) / columns[static_cast<std::size_t>(j)] * by;
+  }
 }
 
 std::string norm_name(const ModelConfig& config, Site site, std::int64_t layer) {

@@ -12,6 +12,9 @@
 
 namespace fettle::kit {
 
+/// Places in block_linears of the two whose rows a fold divides.
+inline constexpr std::size_t v_linear = 2, up_linear = 5;
+
 /// One block as f32 that a technique may change: the seven matrices, their biases and the norms. Rows stand as in a
 /// Hugging Face checkpoint. Memory: 4 bytes a weight of the block.
 class FoldableBlock {
@@ -33,12 +36,20 @@ class FoldableBlock {
   /// `norm_type`: how the checkpoint stores the norm; scales of a norm are adjusted to its rounding (fold_into_norm)
   /// and returned as they were used.
   std::vector<float> fold(Site site, std::vector<float> scales, DType norm_type);
+  /// The scales that fold() would use, without folding.
+  std::vector<float> fitting(Site site, std::vector<float> scales, DType norm_type) const;
+  /// What the columns of the linears that read a site were multiplied by in all folds.
+  const std::vector<float>& column_scales(Site site) const { return columns_[index_of(site)]; }
+  /// Undoes all folds in values that stand where matrix(linear) does: what they are to the model as it was.
+  void unfold(std::size_t linear, MutMatrix values) const;
 
  private:
   const ModelConfig* config_;
   BlockWeights original_;
   std::array<std::vector<float>, block_linears.size()> matrices_, biases_;
   std::vector<float> attention_norm_, mlp_norm_;
+  std::array<std::vector<float>, site_count> columns_;         ///< multiplied by
+  std::array<std::vector<float>, block_linears.size()> rows_;  ///< divided by; empty: never
 };
 
 /// The name in a checkpoint of the norm before a site (attention_in or mlp_in) of a block.

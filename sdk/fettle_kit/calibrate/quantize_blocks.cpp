@@ -73,6 +73,7 @@ Status quantize_blocks(const Checkpoint& checkpoint, const std::vector<const Ten
     } else {
       for (const Site site : sites) technique.begin_site(site);
       FETTLE_TRY(walk.observe(technique.observe));
+      if (technique.begin_block) FETTLE_TRY(technique.begin_block(model, walk));
       for (const Site site : sites) FETTLE_TRY(quantize_site(site));
     }
     FETTLE_TRY(walk.advance(dense ? nullptr : &changed));

@@ -21,24 +21,34 @@ struct CalibratedQuantizeParams {
   std::optional<int> held_out;
 };
 
+/// Those of a technique that measures a block once.
 template <class Params>
-Description<Params>& with_calibrated_quantization(Description<Params>& description) {
+Description<Params>& with_one_pass_quantization(Description<Params>& description) {
   const auto own = []<class T>(T CalibratedQuantizeParams::*member) { return static_cast<T Params::*>(member); };
   return description
       .param("propagation", own(&CalibratedQuantizeParams::propagation),
              "what the next block is calibrated on: outputs of the quantized block, or the dense",
              one_of({"compressed", "dense"}))
-      .param("true_sequential", own(&CalibratedQuantizeParams::true_sequential),
-             "measure o_proj, gate and up, and down_proj again after what feeds them is quantized: four passes a block")
       .param("held_out", own(&CalibratedQuantizeParams::held_out),
              "calibration sequences to keep aside, to measure the error of each matrix on; by default one in 16",
              at_least(0, "sequences"));
+}
+
+template <class Params>
+Description<Params>& with_calibrated_quantization(Description<Params>& description) {
+  return with_one_pass_quantization(description)
+      .param(
+          "true_sequential", static_cast<bool Params::*>(&CalibratedQuantizeParams::true_sequential),
+          "measure o_proj, gate and up, and down_proj again after what feeds them is quantized: four passes a block");
 }
 
 /// How a technique looks at a block and what it does then.
 struct BlockQuantization {
   std::function<void(Site)> begin_site;  ///< its inputs are about to be shown, all calibration tokens in portions
   BlockObserver observe;
+  /// Optional: all sites of the block that the walk is at were shown, none of its matrices is quantized yet. Not for
+  /// techniques that offer true_sequential.
+  std::function<Status(const Decoder&, const BlockWalk&)> begin_block;
   /// What the matrix will be read as, [rows, cols]. Its stored form goes into the technique's own writer.
   std::function<Result<std::vector<float>>(const TensorView&, Site)> quantize;
 };

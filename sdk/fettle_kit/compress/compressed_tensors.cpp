@@ -19,7 +19,7 @@ namespace {
 constexpr std::string_view scale_suffix = ".weight_scale";
 
 std::span<const CompressedFormat* const> formats() {
-  static constexpr std::array<const CompressedFormat*, 4> known = {&pack_quantized, &float_quantized,
+  static constexpr std::array<const CompressedFormat*, 5> known = {&pack_quantized, &int_quantized, &float_quantized,
                                                                    &nvfp4_pack_quantized, &mxfp4_pack_quantized};
   return known;
 }

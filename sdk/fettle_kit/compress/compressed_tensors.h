@@ -44,7 +44,8 @@ struct CompressedFormat {
   Result<std::unique_ptr<const PackedMatrix>> (*open)(const CompressedModule&);
 };
 
-extern const CompressedFormat pack_quantized, float_quantized, nvfp4_pack_quantized, mxfp4_pack_quantized;
+extern const CompressedFormat pack_quantized, int_quantized, float_quantized, nvfp4_pack_quantized,
+    mxfp4_pack_quantized;
 
 /// One entry of config_groups.
 struct CompressedGroup {
@@ -90,5 +91,17 @@ std::vector<std::vector<std::byte>> compressed_float_bytes(const FloatMatrix& ma
 /// The arguments of such weights, and of their inputs (null for Activations::none).
 Json compressed_float_args(const FloatScheme& scheme);
 Json compressed_input_args(const FloatScheme& scheme, Activations activations);
+
+// int-quantized: integers of 8 bits, a scale a row, for products of integers (W8A8)
+
+/// The tensors for "P.weight": weight, weight_scale and, where the inputs have a scale of their own, input_scale.
+std::vector<TensorSpec> int_quantized_specs(const std::string& module, std::int64_t rows, std::int64_t cols,
+                                            DType scale_type, bool fixed_inputs);
+/// Their bytes in that order. 8 bits, symmetric, one group a row. Runs on the caller's TBB arena.
+std::vector<std::vector<std::byte>> int_quantized_bytes(const CodedMatrix& coded, DType scale_type,
+                                                        std::optional<float> input_scale);
+/// The arguments of such weights, and of their inputs: one scale from calibration, or one a token made of what comes.
+Json int_quantized_args();
+Json int_quantized_input_args(bool fixed_inputs);
 
 }  // namespace fettle::kit

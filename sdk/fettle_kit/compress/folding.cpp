@@ -53,6 +53,18 @@ std::vector<float> mean_over_sharing_heads(std::span<const float> by_head, std::
   return mean;
 }
 
+std::vector<float> largest_of_sharing_heads(std::span<const float> by_head, std::int64_t heads, std::int64_t kv_heads) {
+  const std::int64_t dim = static_cast<std::int64_t>(by_head.size()) / heads, sharing = heads / kv_heads;
+  std::vector<float> most(static_cast<std::size_t>(kv_heads * dim));
+  for (std::int64_t h = 0; h < heads; ++h)
+    for (std::int64_t d = 0; d < dim; ++d) {
+      float& v = most[static_cast<std::size_t>(h / sharing * dim + d)];
+      const float own = by_head[static_cast<std::size_t>(h * dim + d)];
+      if (h % sharing == 0 || own > v) v = own;
+    }
+  return most;
+}
+
 std::vector<float> repeat_for_heads(std::span<const float> by_kv_head, std::int64_t heads, std::int64_t kv_heads) {
   const std::int64_t dim = static_cast<std::int64_t>(by_kv_head.size()) / kv_heads, sharing = heads / kv_heads;
   std::vector<float> repeated(static_cast<std::size_t>(heads * dim));

@@ -27,6 +27,8 @@ void fold_into_norm(std::span<float> factors, std::span<float> scales, DType sto
 /// Values by query head, [heads * dim], to values by key-value head, [kv_heads * dim]: the mean over the query heads
 /// that share one (head h uses h / (heads / kv_heads)).
 std::vector<float> mean_over_sharing_heads(std::span<const float> by_head, std::int64_t heads, std::int64_t kv_heads);
+/// The largest instead of the mean.
+std::vector<float> largest_of_sharing_heads(std::span<const float> by_head, std::int64_t heads, std::int64_t kv_heads);
 /// The way back: each key-value head's values for every query head that uses it.
 std::vector<float> repeat_for_heads(std::span<const float> by_kv_head, std::int64_t heads, std::int64_t kv_heads);
 

@@ -55,6 +55,50 @@ Json gptq_json(const std::vector<IntegerTarget>& targets, const std::vector<std:
   return gptq_config(format, modules, dense);
 }
 
+bool is_gptq(const IntegerParams& params) { return params.format.starts_with("gptq"); }
+
+/// Bits that no client of the format loads.
+Status check_bits(const IntegerParams& p, int bits) {
+  if (p.format == "awq") {
+    if (bits == 4) return {};
+    return {Code::invalid_argument,
+            fmt::format("{} bits: AWQ files hold 4; use format: compressed-tensors or gptq", bits), "bits"};
+  }
+  const bool known = bits == 2 || bits == 4 || bits == 8 || (bits == 3 && is_gptq(p));
+  if (known) return {};
+  return {Code::invalid_argument,
+          is_gptq(p) ? fmt::format("{} bits: gptqmodel 7 and transformers 5 load 2, 3, 4 and 8", bits)
+                     : fmt::format("{} bits: releases of compressed-tensors before 0.16 pack them in another way, so "
+                                   "clients would disagree; use 2, 4 or 8{}",
+                                   bits, bits == 3 ? ", or format: gptq" : ""),
+          "bits"};
+}
+
+/// A matrix that no client of the format loads: a sentence's rest, or "".
+std::string unfit_shape(const TensorView& t, const IntegerParams& p) {
+  if (is_gptq(p) && (t.rows() % 32 != 0 || t.cols() % 32 != 0))
+    return fmt::format(
+        "has shape {}, but gptqmodel 7 wants multiples of 32; put it into 'ignore' or use format: "
+        "compressed-tensors",
+        shape_text(t.shape));
+  if (p.format == "awq" && t.rows() % 8 != 0)
+    return fmt::format(
+        "has {} rows, but AWQ files pack them by eight; put it into 'ignore' or use format: "
+        "compressed-tensors",
+        t.rows());
+  if (p.format == "awq" && t.name == "lm_head.weight")
+    return "is the head, which AWQ clients expect dense; put it into 'ignore' or use format: compressed-tensors";
+  return {};
+}
+
+std::vector<TensorSpec> packed_specs(const IntegerTarget& target, const std::string& format) {
+  const auto& [t, scheme] = target;
+  const std::string module = module_of(t->name);
+  if (format == "awq") return awq_specs(module, t->rows(), t->cols(), scheme);
+  if (format == "compressed-tensors") return pack_quantized_specs(module, t->rows(), t->cols(), scheme);
+  return gptq_specs(module, t->rows(), t->cols(), scheme);
+}
+
 }  // namespace
 
 Result<std::vector<const TensorView*>> quantization_targets(const Checkpoint& model, const QuantizeParams& params) {
@@ -113,24 +157,13 @@ std::vector<std::string> unlike_fused(const Checkpoint& model,
 }
 
 Status check_integer_params(const IntegerParams& p) {
-  const bool gptq = p.format != "compressed-tensors";
-  const auto check = [&](int bits) -> Status {
-    const bool known = bits == 2 || bits == 4 || bits == 8 || (bits == 3 && gptq);
-    if (known) return {};
-    return {
-        Code::invalid_argument,
-        gptq ? fmt::format("{} bits: gptqmodel 7 and transformers 5 load 2, 3, 4 and 8", bits)
-             : fmt::format("{} bits: releases of compressed-tensors before 0.16 pack them in another way, so clients "
-                           "would disagree; use 2, 4 or 8{}",
-                           bits, bits == 3 ? ", or format: gptq" : ""),
-        "bits"};
-  };
-  FETTLE_TRY(check(p.bits));
-  for (const auto& [glob, bits] : p.bits_for) FETTLE_TRY(check(bits));
-  if (p.sharing == "tensor" && gptq)
+  FETTLE_TRY(check_bits(p, p.bits));
+  for (const auto& [glob, bits] : p.bits_for) FETTLE_TRY(check_bits(p, bits));
+  if (p.sharing == "tensor" && p.format != "compressed-tensors")
     return {Code::invalid_argument,
-            "one scale for a whole matrix cannot be told in GPTQ files; use sharing: channel, or format: "
-            "compressed-tensors",
+            fmt::format("one scale for a whole matrix cannot be told in {} files; use sharing: channel, or format: "
+                        "compressed-tensors",
+                        is_gptq(p) ? "GPTQ" : "AWQ"),
             "sharing"};
   if (p.sharing == "tensor" && !p.symmetric)
     return {Code::invalid_argument,
@@ -146,17 +179,17 @@ Status check_integer_params(const IntegerParams& p) {
 }
 
 std::string weights_attribute(const IntegerParams& p) {
-  return p.format == "compressed-tensors" ? "compressed-tensors.pack-quantized" : fmt::format("gptq.int{}", p.bits);
+  if (p.format == "compressed-tensors") return "compressed-tensors.pack-quantized";
+  return fmt::format("{}.int{}", is_gptq(p) ? "gptq" : "awq", p.bits);
 }
 
 Result<std::vector<IntegerTarget>> integer_targets(const Checkpoint& model, const IntegerParams& p) {
   FETTLE_TRY(check_integer_params(p));
-  const bool gptq = p.format != "compressed-tensors";
   GridScheme scheme;
   scheme.symmetric = p.symmetric;
   scheme.sharing = p.sharing == "group" ? Sharing::group : p.sharing == "channel" ? Sharing::channel : Sharing::tensor;
   scheme.group_size = p.group_size;
-  scheme.scale_type = gptq ? DType::f16 : weight_type(model);
+  scheme.scale_type = dense_type(p).value_or(weight_type(model));
   scheme.search = p.search;
   std::vector<std::string> globs;
   for (const auto& [glob, bits] : p.bits_for) globs.push_back(glob);
@@ -176,12 +209,7 @@ Result<std::vector<IntegerTarget>> integer_targets(const Checkpoint& model, cons
                       t->cols(), p.group_size, fits >= 16 ? fmt::format("group_size: {} would fit, or ", fits) : ""),
           "group_size");
     }
-    if (gptq && (t->rows() % 32 != 0 || t->cols() % 32 != 0))
-      return refuse(
-          fmt::format("has shape {}, but gptqmodel 7 wants multiples of 32; put it into 'ignore' or use format: "
-                      "compressed-tensors",
-                      shape_text(t->shape)),
-          "format");
+    if (const std::string unfit = unfit_shape(*t, p); !unfit.empty()) return refuse(unfit, "format");
     const int special = first_match(globs, t->name);
     scheme.bits = special >= 0 ? p.bits_for[static_cast<std::size_t>(special)].second : p.bits;
     targets.push_back({t, scheme});
@@ -210,21 +238,27 @@ Result<std::vector<float>> finite_weights(const TensorView& t) {
   return not_finite(t);
 }
 
+std::optional<DType> dense_type(const IntegerParams& params) {
+  if (params.format == "compressed-tensors") return std::nullopt;
+  return DType::f16;  // as the scales are
+}
+
 Result<IntegerWriter> IntegerWriter::create(const std::string& folder, const Checkpoint& model,
                                             const std::vector<IntegerTarget>& targets, const IntegerParams& params,
-                                            const IntegerRecord& record) {
-  const bool gptq = params.format != "compressed-tensors";
+                                            const IntegerRecord& record,
+                                            const std::vector<const TensorView*>& changed) {
   std::map<std::string, std::vector<TensorSpec>> replaced;
-  for (const auto& [t, scheme] : targets)
-    replaced[t->name] = gptq ? gptq_specs(module_of(t->name), t->rows(), t->cols(), scheme)
-                             : pack_quantized_specs(module_of(t->name), t->rows(), t->cols(), scheme);
-  const std::vector<std::string> dense = dense_linears(model, names_of(targets));
+  for (const IntegerTarget& t : targets) replaced[t.tensor->name] = packed_specs(t, params.format);
   QuantizedOptions options;
   options.checkpoint.shard_bytes = static_cast<std::uint64_t>(params.shard_size.value);
-  if (gptq) {
+  options.dense_type = dense_type(params);
+  for (const TensorView* t : changed) replaced[t->name] = {carried_spec(*t, options.dense_type)};
+  const std::vector<std::string> dense = dense_linears(model, names_of(targets));
+  if (is_gptq(params)) {
     options.quantization_config = gptq_json(targets, dense, params, record);
     options.files.emplace_back("quantize_config.json", options.quantization_config);
-    options.dense_type = DType::f16;  // as the scales are
+  } else if (params.format == "awq") {
+    options.quantization_config = awq_config(targets.front().scheme, dense);
   } else {
     options.quantization_config = compressed_config(targets, dense, record);
   }
@@ -233,9 +267,12 @@ Result<IntegerWriter> IntegerWriter::create(const std::string& folder, const Che
 }
 
 Status IntegerWriter::put(const IntegerTarget& target, const CodedMatrix& coded) {
-  return writer_.replace(target.tensor->name, format_ == "compressed-tensors"
-                                                  ? pack_quantized_bytes(coded, target.scheme)
-                                                  : pack_gptq(coded, version_of(format_)));
+  const auto bytes = [&] {
+    if (format_ == "awq") return pack_awq(coded);
+    if (format_ == "compressed-tensors") return pack_quantized_bytes(coded, target.scheme);
+    return pack_gptq(coded, version_of(format_));
+  };
+  return writer_.replace(target.tensor->name, bytes());
 }
 
 double relative_error(ConstMatrix w, const CodedMatrix& coded) {

@@ -3,11 +3,13 @@
 
 #include "fettle/result.h"
 #include "fettle/technique.h"
+#include "fettle_kit/compress/awq_layout.h"
 #include "fettle_kit/compress/compressed_tensors.h"
 #include "fettle_kit/compress/gptq_layout.h"
 
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -78,8 +80,8 @@ Description<Params>& with_grid_params(Description<Params>& description) {
              in_range(1, 4))
       .param("format", own(&IntegerParams::format),
              "layout of the files: compressed-tensors (vLLM, transformers), gptq (every GPTQ client), gptq_v2 "
-             "(GPTQModel, vLLM; needed for asymmetric GPTQ files)",
-             one_of({"compressed-tensors", "gptq", "gptq_v2"}));
+             "(GPTQModel, vLLM; needed for asymmetric GPTQ files), awq (every AWQ client; 4 bits)",
+             one_of({"compressed-tensors", "gptq", "gptq_v2", "awq"}));
 }
 template <class Params>
 Description<Params>& with_integer_params(Description<Params>& description) {
@@ -115,13 +117,22 @@ struct IntegerRecord {
   double damping = 0;
 };
 
+/// What floats that are not quantized become in the chosen format; nothing: they stay as they are.
+std::optional<DType> dense_type(const IntegerParams& params);
+
 /// Writes the checkpoint in the chosen format. One thread at a time.
 class IntegerWriter {
  public:
+  /// `changed`: tensors that stay plain floats but get other values.
   static Result<IntegerWriter> create(const std::string& folder, const Checkpoint& model,
                                       const std::vector<IntegerTarget>& targets, const IntegerParams& params,
-                                      const IntegerRecord& record = {});
+                                      const IntegerRecord& record = {},
+                                      const std::vector<const TensorView*>& changed = {});
   Status put(const IntegerTarget& target, const CodedMatrix& coded);
+  /// The values of a changed tensor.
+  Status put_plain(const TensorView& tensor, std::span<const float> values) {
+    return writer_.replace_values(tensor, values);
+  }
   Status finish() { return writer_.finish(); }
 
  private:

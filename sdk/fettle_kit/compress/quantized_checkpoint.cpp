@@ -43,6 +43,10 @@ DType weight_type(const Checkpoint& model) {
   return largest == nullptr ? DType::f32 : largest->dtype;
 }
 
+TensorSpec carried_spec(const TensorView& t, std::optional<DType> dense_type) {
+  return {t.name, converts(t, dense_type) ? *dense_type : t.dtype, t.shape};
+}
+
 Result<QuantizedWriter> QuantizedWriter::create(const std::string& folder, const Checkpoint& model,
                                                 std::map<std::string, std::vector<TensorSpec>> replaced,
                                                 const QuantizedOptions& options) {
@@ -54,7 +58,7 @@ Result<QuantizedWriter> QuantizedWriter::create(const std::string& folder, const
       specs.insert(specs.end(), found->second.begin(), found->second.end());
       last = t->name;
     } else {
-      specs.push_back({t->name, converts(*t, options.dense_type) ? *options.dense_type : t->dtype, t->shape});
+      specs.push_back(carried_spec(*t, options.dense_type));
       followers[last].push_back(t);
     }
   }
@@ -102,6 +106,13 @@ Status QuantizedWriter::replace(const std::string& name, const std::vector<std::
   const auto& specs = replaced_.at(name);
   for (std::size_t i = 0; i < specs.size(); ++i) FETTLE_TRY(builder_.append(specs[i].name, bytes[i]));
   return carry(followers_[name]);
+}
+
+Status QuantizedWriter::replace_values(const TensorView& tensor, std::span<const float> values) {
+  const DType type = carried_spec(tensor, dense_type_).dtype;
+  std::vector<std::byte> bytes(bytes_of(type, values.size()));
+  info(type).from_f32(values.data(), bytes.data(), values.size());
+  return replace(tensor.name, {std::move(bytes)});
 }
 
 Status QuantizedWriter::finish() { return builder_.finish(); }

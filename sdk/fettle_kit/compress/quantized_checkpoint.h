@@ -38,6 +38,9 @@ struct QuantizedOptions {
   CheckpointWriterOptions checkpoint;
 };
 
+/// How a tensor that is not quantized is stored.
+TensorSpec carried_spec(const TensorView& tensor, std::optional<DType> dense_type);
+
 /// Streams a quantized checkpoint: each tensor of the model is carried over or replaced by others, which come in any
 /// order. Constant memory. One thread at a time.
 class QuantizedWriter {
@@ -49,6 +52,8 @@ class QuantizedWriter {
                                         const QuantizedOptions& options);
   /// All of what replaces `name`: the bytes of its tensors in the order of their specs.
   Status replace(const std::string& name, const std::vector<std::vector<std::byte>>& bytes);
+  /// The same for a tensor that is replaced by itself, carried_spec(), with other values.
+  Status replace_values(const TensorView& tensor, std::span<const float> values);
   /// Every tensor must have been replaced by now.
   Status finish();
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/compress/quantized_layout.h"
 
+#include "fettle_kit/compress/awq_layout.h"
 #include "fettle_kit/compress/compressed_tensors.h"
 #include "fettle_kit/compress/gptq_layout.h"
 #include "fettle_kit/compress/sparse24_checkpoint.h"
@@ -17,8 +18,8 @@
 namespace fettle::kit {
 
 std::span<const QuantizedLayout* const> quantized_layouts() {
-  static constexpr std::array<const QuantizedLayout*, 3> layouts = {&gptq_layout, &compressed_tensors_layout,
-                                                                    &sparse24_layout};
+  static constexpr std::array<const QuantizedLayout*, 4> layouts = {&gptq_layout, &awq_layout,
+                                                                    &compressed_tensors_layout, &sparse24_layout};
   return layouts;
 }
 

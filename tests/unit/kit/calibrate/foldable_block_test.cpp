@@ -75,6 +75,23 @@ TEST_P(FoldedFamily, StaysBitForBitWithScalesOfOne) {
   EXPECT_EQ(std::memcmp(copy.data(), q.data, copy.size() * sizeof(float)), 0);
 }
 
+TEST_P(FoldedFamily, UnfoldsWhatStandsInItsPlaces) {
+  const Decoder model = open();
+  FoldableBlock block(model, 0);
+  const FoldableBlock before = block;
+  for (const Site site : {Site::attention_in, Site::attention_out, Site::mlp_in, Site::mlp_hidden}) {
+    const auto fitting = block.fitting(site, uneven(block.fold_width(site)), DType::bf16);
+    EXPECT_EQ(block.fold(site, uneven(block.fold_width(site)), DType::bf16), fitting);
+  }
+  for (std::size_t i = 0; i < block_linears.size(); ++i) {
+    const MutMatrix w = block.matrix(i);
+    block.unfold(i, w);
+    const ConstMatrix original = before.matrix(i);
+    for (std::int64_t at = 0; at < w.rows * w.cols; ++at)
+      ASSERT_NEAR(w.data[at], original.data[at], 1e-6F * std::abs(original.data[at]));
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Every, FoldedFamily,
                          ::testing::Values("llama", "llama-bias", "llama-rope3-tied", "mistral", "qwen2", "qwen3",
                                            "gemma3", "smollm-like"),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/compress/dense_checkpoint.h"
 
+#include "fettle_kit/compress/awq_layout.h"
 #include "fettle_kit/compress/compressed_tensors.h"
 #include "fettle_kit/compress/gptq_layout.h"
 
@@ -47,6 +48,11 @@ Parts gptq_parts() {
           pack_gptq(coded(format.scheme), GptqVersion::v1)};
 }
 
+Parts awq_parts() {
+  const GridScheme s = scheme_of(DType::f16, false);
+  return {{{"quantization_config", awq_config(s, {"lm_head"})}}, awq_specs("m", rows, cols, s), pack_awq(coded(s))};
+}
+
 Parts packed_parts() {
   const GridScheme s = scheme_of(DType::bf16, false);
   CompressedGroup group{"pack-quantized", pack_quantized_args(s, false), nullptr, {"m"}};
@@ -54,6 +60,8 @@ Parts packed_parts() {
           pack_quantized_specs("m", rows, cols, s),
           pack_quantized_bytes(coded(s), s)};
 }
+
+Json& weight_args(Parts& parts) { return parts.config["quantization_config"]["config_groups"]["group_0"]["weights"]; }
 
 Parts float_parts(FloatKind kind, Fp8Sharing sharing) {
   std::vector<float> w(rows * cols);
@@ -75,7 +83,15 @@ Parts fp8_block_parts() { return float_parts(FloatKind::fp8, Fp8Sharing::block);
 Parts nvfp4_parts() { return float_parts(FloatKind::nvfp4, Fp8Sharing::channel); }
 Parts mxfp4_parts() { return float_parts(FloatKind::mxfp4, Fp8Sharing::channel); }
 
-Json& weight_args(Parts& parts) { return parts.config["quantization_config"]["config_groups"]["group_0"]["weights"]; }
+Parts byte_parts() {
+  GridScheme s = scheme_of(DType::bf16, true);
+  s.bits = 8;
+  s.sharing = Sharing::channel;
+  CompressedGroup group{"int-quantized", int_quantized_args(), int_quantized_input_args(true), {"m"}};
+  return {{{"quantization_config", compressed_tensors_config({group}, {"lm_head"})}},
+          int_quantized_specs("m", rows, cols, s.scale_type, true),
+          int_quantized_bytes(coded(s), s.scale_type, 0.5F)};
+}
 
 Result<DenseCheckpoint> open(const ScratchFolder& folder, const Parts& parts) {
   const auto source = [&](const TensorSpec& spec, const TensorSink& sink) -> Status {
@@ -145,6 +161,30 @@ INSTANTIATE_TEST_SUITE_P(
                ": tensor 'm.g_idx' puts input 7 into group 2, but there are 2"},
         Damage{"gptq_negative_group", gptq_parts, [](Parts& p) { entry(p, 3, 7) = -1; },
                ": tensor 'm.g_idx' puts input 7 into group -1, but there are 2"},
+        Damage{"awq_bits", awq_parts, [](Parts& p) { p.config["quantization_config"]["bits"] = 8; },
+               "/config.json: quantization_config: bits is 8, but AWQ files hold 4"},
+        Damage{"awq_group", awq_parts, [](Parts& p) { p.config["quantization_config"]["group_size"] = 0; },
+               "/config.json: quantization_config: group_size is 0, expected -1 or a positive number"},
+        Damage{"awq_group_text", awq_parts, [](Parts& p) { p.config["quantization_config"]["group_size"] = "128"; },
+               "/config.json: quantization_config: group_size is \"128\", expected -1 or a positive number"},
+        Damage{"awq_version", awq_parts, [](Parts& p) { p.config["quantization_config"]["version"] = "gemv"; },
+               "/config.json: quantization_config: version \"gemv\" cannot be read; known is \"gemm\""},
+        Damage{"awq_uneven", awq_parts, [](Parts& p) { p.config["quantization_config"]["group_size"] = 48; },
+               ": tensor 'm.qweight' is for 64 inputs, which groups of 48 do not divide"},
+        Damage{"awq_words", awq_parts,
+               [](Parts& p) {
+                 p.specs[0].shape = {cols, 5};
+               },
+               ": tensor 'm.qzeros' is i32 [2, 4], expected i32 [2, 5]"},
+        Damage{"awq_flat", awq_parts, [](Parts& p) { p.specs[0].shape = {cols * 4}; },
+               ": tensor 'm.qweight' is i32 [256], expected i32 words in two dimensions"},
+        Damage{"awq_scales", awq_parts,
+               [](Parts& p) {
+                 p.specs[2].shape = {2, 31};
+               },
+               ": tensor 'm.scales' is f16 [2, 31], expected floats [2, 32]"},
+        Damage{"awq_no_scales", awq_parts, [](Parts& p) { p.specs.erase(p.specs.begin() + 2); },
+               ": tensor 'm.scales' is missing, expected floats [2, 32]"},
         Damage{"ct_groups", packed_parts, [](Parts& p) { p.config["quantization_config"].erase("config_groups"); },
                "/config.json: quantization_config: has no object 'config_groups'"},
         Damage{"ct_form", packed_parts,
@@ -169,10 +209,8 @@ INSTANTIATE_TEST_SUITE_P(
                ": tensor 'm.weight_scale' is bf16 [32, 3], expected floats [32, 2]"},
         Damage{"ct_zeros", packed_parts, [](Parts& p) { p.specs.pop_back(); },
                ": tensor 'm.weight_zero_point' is missing, expected i32 [4, 2]"},
-        Damage{
-            "ct_group_size", packed_parts,
-            [](Parts& p) { p.config["quantization_config"]["config_groups"]["group_0"]["weights"]["group_size"] = 48; },
-            ": tensor 'm.weight_packed' has rows of 64, which groups of 48 do not divide"},
+        Damage{"ct_group_size", packed_parts, [](Parts& p) { weight_args(p)["group_size"] = 48; },
+               ": tensor 'm.weight_packed' has rows of 64, which groups of 48 do not divide"},
         Damage{"fp8_strategy", fp8_parts, [](Parts& p) { weight_args(p)["strategy"] = "token"; },
                ": tensor 'm.weight' has weights of type float with 8 bits, strategy token and group_size 0, expected "
                "symmetric float with 8 bits, strategy tensor, channel or block"},
@@ -181,27 +219,15 @@ INSTANTIATE_TEST_SUITE_P(
                "symmetric float with 8 bits, strategy tensor, channel or block"},
         Damage{"fp8_type", fp8_parts, [](Parts& p) { p.specs[0].dtype = DType::i8; },
                ": tensor 'm.weight' is i8 [32, 64], expected f8_e4m3 [rows, columns]"},
-        Damage{"fp8_shape", fp8_parts,
-               [](Parts& p) {
-                 p.specs[0].shape = {2, 16, 64};
-               },
+        Damage{"fp8_shape", fp8_parts, [](Parts& p) { p.specs[0].shape = {2, 16, 64}; },
                ": tensor 'm.weight' is f8_e4m3 [2, 16, 64], expected f8_e4m3 [rows, columns]"},
-        Damage{"fp8_empty", fp8_parts,
-               [](Parts& p) {
-                 p.specs[0].shape = {0, 64};
-               },
+        Damage{"fp8_empty", fp8_parts, [](Parts& p) { p.specs[0].shape = {0, 64}; },
                ": tensor 'm.weight' is f8_e4m3 [0, 64], expected f8_e4m3 [rows, columns]"},
-        Damage{"fp8_scales", fp8_parts,
-               [](Parts& p) {
-                 p.specs[1].shape = {31, 1};
-               },
+        Damage{"fp8_scales", fp8_parts, [](Parts& p) { p.specs[1].shape = {31, 1}; },
                ": tensor 'm.weight_scale' is f32 [31, 1], expected floats [32, 1]"},
         Damage{"fp8_nan", fp8_parts, [](Parts& p) { entry(p, 1, 3) = 0x7fc00000; },
                ": tensor 'm.weight_scale' holds nan at 3, which is no scale"},
-        Damage{"fp8_blocks", fp8_block_parts,
-               [](Parts& p) {
-                 weight_args(p)["block_structure"] = {16, 48};
-               },
+        Damage{"fp8_blocks", fp8_block_parts, [](Parts& p) { weight_args(p)["block_structure"] = {16, 48}; },
                ": tensor 'm.weight_scale' is f32 [1, 1], expected floats [2, 2]"},
         Damage{"nvfp4_group", nvfp4_parts, [](Parts& p) { weight_args(p)["group_size"] = 32; },
                ": tensor 'm.weight_packed' has weights of type float with 4 bits, strategy tensor_group and group_size "
@@ -215,7 +241,19 @@ INSTANTIATE_TEST_SUITE_P(
         Damage{"nvfp4_divisor", nvfp4_parts, [](Parts& p) { entry(p, 2, 0) = 0; },
                ": tensor 'm.weight_global_scale' is 0, expected a positive divisor"},
         Damage{"mxfp4_scales", mxfp4_parts, [](Parts& p) { p.specs[1].dtype = DType::i8; },
-               ": tensor 'm.weight_scale' is i8 [32, 2], expected u8 [32, 2]"}),
+               ": tensor 'm.weight_scale' is i8 [32, 2], expected u8 [32, 2]"},
+        Damage{"int_type", byte_parts, [](Parts& p) { p.specs[0].dtype = DType::u8; },
+               ": tensor 'm.weight' is u8 [32, 64], expected i8 in two dimensions"},
+        Damage{"int_bits", byte_parts, [](Parts& p) { weight_args(p)["num_bits"] = 4; },
+               ": tensor 'm.weight' has weights of type int with 4 bits, expected int with 8"},
+        Damage{"int_strategy", byte_parts, [](Parts& p) { weight_args(p)["strategy"] = "block"; },
+               ": tensor 'm.weight' has strategy 'block', expected group, channel or tensor"},
+        Damage{"int_scales", byte_parts, [](Parts& p) { p.specs[1].shape = {rows}; },
+               ": tensor 'm.weight_scale' is bf16 [32], expected floats [32, 1]"},
+        Damage{"int_zeros", byte_parts, [](Parts& p) { weight_args(p)["symmetric"] = false; },
+               ": tensor 'm.weight_zero_point' is missing, expected i8 [32, 1]"},
+        Damage{"int_no_weight", byte_parts, [](Parts& p) { p.specs.erase(p.specs.begin()); },
+               ": tensor 'm.weight' is missing, expected i8 in two dimensions"}),
     [](const auto& row) { return row.param.name; });
 
 TEST(DenseCheckpoint, MatchesPatternsFromTheStartOfTheName) {
@@ -233,6 +271,44 @@ TEST(DenseCheckpoint, GivesUpOnPatternsThatTakeForever) {
   for (TensorSpec& spec : parts.specs) spec.name = std::string(60, 'a') + spec.name.substr(1);
   parts.config["quantization_config"]["config_groups"]["group_0"]["targets"] = {"re:(a+)+b"};
   EXPECT_FALSE(open(folder, parts).ok());
+}
+
+TEST(AwqLayout, ReadsAnyRowsOfWhatItWrote) {
+  const ScratchFolder folder;
+  const auto opened = open(folder, awq_parts());
+  ASSERT_TRUE(opened.ok()) << opened.error().message();
+  const CodedMatrix written = coded(scheme_of(DType::f16, false));
+  for (const std::int64_t first : {0, 3, 8, 21}) {
+    std::vector<float> got(11 * cols), expected(got.size());
+    DenseCheckpoint::read(*opened->find("m.weight"), first, MutMatrix(got.data(), 11, cols));
+    written.read(first, MutMatrix(expected.data(), 11, cols));
+    EXPECT_EQ(got, expected);
+  }
+}
+
+TEST(IntQuantized, ReadsBackWhatItWrote) {
+  const ScratchFolder folder;
+  const auto opened = open(folder, byte_parts());
+  ASSERT_TRUE(opened.ok()) << opened.error().message();
+  EXPECT_EQ(opened->tensors().size(), 1U);  // input_scale is of the matrix
+  GridScheme s = scheme_of(DType::bf16, true);
+  s.bits = 8;
+  s.sharing = Sharing::channel;
+  std::vector<float> got(5 * cols), expected(got.size());
+  DenseCheckpoint::read(*opened->find("m.weight"), 7, MutMatrix(got.data(), 5, cols));
+  coded(s).read(7, MutMatrix(expected.data(), 5, cols));
+  EXPECT_EQ(got, expected);
+}
+
+/// Bytes are signed: 0 is the middle of the grid.
+TEST(IntQuantized, StoresSignedBytes) {
+  GridScheme s = scheme_of(DType::f32, true);
+  s.bits = 8;
+  s.sharing = Sharing::channel;
+  const std::vector<float> w{-1, 0, 1, 2};
+  const auto bytes = int_quantized_bytes(round_to_grid(ConstMatrix(w.data(), 1, 4), s), DType::f32, std::nullopt);
+  ASSERT_EQ(bytes.size(), 2U);
+  EXPECT_EQ(bytes[0], (std::vector<std::byte>{std::byte{0xc0}, std::byte{0}, std::byte{64}, std::byte{127}}));
 }
 
 /// Version 1 stores zero - 1; a zero point of 8 is a word of sevens.

@@ -50,6 +50,7 @@ TEST(Folding, SharesScalesAmongHeadsThatShareAValueHead) {
   const std::vector<float> by_head{1, 2, 3, 4, 5, 6, 7, 8};  // 4 heads of 2
   const std::vector<float> mean = mean_over_sharing_heads(by_head, 4, 2);
   EXPECT_EQ(mean, (std::vector<float>{2, 3, 6, 7}));
+  EXPECT_EQ(largest_of_sharing_heads(by_head, 4, 2), (std::vector<float>{3, 4, 7, 8}));
   EXPECT_EQ(repeat_for_heads(mean, 4, 2), (std::vector<float>{2, 3, 2, 3, 6, 7, 6, 7}));
 }
 

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fettle_kit/compress/awq_layout.h"
+
+#include "fettle_kit/io/message.h"
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+#include <tbb/blocked_range.h>
+#include <tbb/parallel_for.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <limits>
+
+namespace fettle::kit {
+namespace {
+
+constexpr std::string_view packed_suffix = ".qweight";
+constexpr std::int64_t in_a_word = 8;
+/// Nibble i of a word holds the output of this place among its eight.
+constexpr std::array<int, in_a_word> order = {0, 2, 4, 6, 1, 3, 5, 7};
+
+std::uint32_t pack_word(const std::uint8_t* codes) {
+  std::uint32_t word = 0;
+  for (std::size_t i = 0; i < order.size(); ++i) word |= static_cast<std::uint32_t>(codes[order[i]]) << (4 * i);
+  return word;
+}
+
+void unpack_word(std::uint32_t word, std::uint8_t* codes) {
+  for (std::size_t i = 0; i < order.size(); ++i) codes[order[i]] = static_cast<std::uint8_t>(word >> (4 * i) & 15U);
+}
+
+std::uint32_t word_at(const TensorView& t, std::int64_t index) {
+  std::uint32_t word = 0;
+  std::memcpy(&word, t.bytes.data() + index * 4, 4);
+  return word;
+}
+
+template <class T>
+std::vector<std::byte> as_bytes(const std::vector<T>& values) {
+  const auto bytes = std::as_bytes(std::span(values));
+  return {bytes.begin(), bytes.end()};
+}
+
+class AwqMatrix final : public PackedMatrix {
+ public:
+  static Result<std::unique_ptr<const PackedMatrix>> open(const Checkpoint& c, const std::string& module,
+                                                          std::int64_t group_size) {
+    const TensorView& qweight = *c.find(module + ".qweight");
+    if (qweight.dtype != DType::i32 || qweight.shape.size() != 2 || qweight.elements() == 0 ||
+        qweight.elements() > std::numeric_limits<std::int64_t>::max() / 64)
+      return bad_tensor(c, qweight.name,
+                        fmt::format("is {} {}, expected i32 words in two dimensions", info(qweight.dtype).name,
+                                    shape_text(qweight.shape)));
+    const std::int64_t in = qweight.shape[0], out = qweight.shape[1] * in_a_word;
+    const std::int64_t span = group_size == -1 ? in : group_size;
+    if (in % span != 0)
+      return bad_tensor(c, qweight.name, fmt::format("is for {} inputs, which groups of {} do not divide", in, span));
+    const std::int64_t groups = in / span;
+    FETTLE_ASSIGN(const TensorView* const qzeros,
+                  require_tensor(c, module + ".qzeros", DType::i32, {groups, out / in_a_word}));
+    const TensorView* const scales = c.find(module + ".scales");
+    const std::vector<std::int64_t> scale_shape = {groups, out};
+    if (scales == nullptr || scales->shape != scale_shape || !is_float(scales->dtype))
+      return bad_tensor(c, module + ".scales",
+                        scales == nullptr ? "is missing, expected floats " + shape_text(scale_shape)
+                                          : fmt::format("is {} {}, expected floats {}", info(scales->dtype).name,
+                                                        shape_text(scales->shape), shape_text(scale_shape)));
+    auto matrix = std::unique_ptr<AwqMatrix>(new AwqMatrix(out, in, groups, qweight));
+    info(scales->dtype).to_f32(scales->bytes.data(), matrix->scales_.data(), matrix->scales_.size());
+    for (std::int64_t k = 0; k < groups * out / in_a_word; ++k)
+      unpack_word(word_at(*qzeros, k), matrix->zeros_.data() + k * in_a_word);
+    return std::unique_ptr<const PackedMatrix>(std::move(matrix));
+  }
+
+  void read(std::int64_t first, MutMatrix out) const override {
+    const std::int64_t width = rows() / in_a_word, span = cols() / groups_;
+    for (std::int64_t word = first / in_a_word; word * in_a_word < first + out.rows; ++word)
+      for (std::int64_t j = 0; j < cols(); ++j) {
+        std::uint8_t codes[in_a_word];
+        unpack_word(word_at(qweight_, j * width + word), codes);
+        for (std::int64_t k = 0; k < in_a_word; ++k) {
+          const std::int64_t row = word * in_a_word + k;
+          if (row < first || row >= first + out.rows) continue;
+          const auto at = static_cast<std::size_t>(j / span * rows() + row);
+          out(row - first, j) = scales_[at] * static_cast<float>(codes[k] - zeros_[at]);
+        }
+      }
+  }
+
+ private:
+  AwqMatrix(std::int64_t out, std::int64_t in, std::int64_t groups, const TensorView& qweight)
+      : PackedMatrix(out, in),
+        groups_(groups),
+        qweight_(qweight),
+        scales_(static_cast<std::size_t>(out * groups)),
+        zeros_(static_cast<std::size_t>(out * groups)) {}
+
+  std::int64_t groups_;
+  TensorView qweight_;
+  std::vector<float> scales_;        // [groups, out], as they are stored
+  std::vector<std::uint8_t> zeros_;  // [groups, out]
+};
+
+Status refuse(const Checkpoint& c, const std::string& problem) {
+  return {Code::unsupported, fmt::format("{}/config.json: quantization_config: {}", c.folder(), problem)};
+}
+
+Result<std::vector<PackedWeight>> open_awq(const Checkpoint& c) {
+  const Json& config = *quantization_config(c);
+  const auto given = [&](const char* key) {
+    const auto found = config.find(key);
+    return found != config.end() ? *found : Json();
+  };
+  const Json bits = given("bits"), group = given("group_size"), version = given("version");
+  if (bits != 4) return refuse(c, fmt::format("bits is {}, but AWQ files hold 4", bits.dump()));
+  if (!group.is_number_integer() || (group != -1 && group < 1))
+    return refuse(c, fmt::format("group_size is {}, expected -1 or a positive number", group.dump()));
+  if (!version.is_null() && version != "gemm" && version != "GEMM")
+    return refuse(c, fmt::format("version {} cannot be read; known is \"gemm\"", version.dump()));
+  std::vector<PackedWeight> weights;
+  for (const TensorView* t : c.tensors()) {
+    if (!t->name.ends_with(packed_suffix)) continue;
+    const std::string module = t->name.substr(0, t->name.size() - packed_suffix.size());
+    PackedWeight weight{module + ".weight", {module + ".qweight", module + ".qzeros", module + ".scales"}, nullptr};
+    FETTLE_ASSIGN(weight.matrix, AwqMatrix::open(c, module, group.get<std::int64_t>()));
+    weights.push_back(std::move(weight));
+  }
+  return weights;
+}
+
+}  // namespace
+
+const QuantizedLayout awq_layout = {"awq", [](const Checkpoint& c) { return has_quant_method(c, "awq"); }, &open_awq};
+
+std::vector<TensorSpec> awq_specs(const std::string& module, std::int64_t rows, std::int64_t cols,
+                                  const GridScheme& s) {
+  const std::int64_t groups = s.groups(cols);
+  return {{module + ".qweight", DType::i32, {cols, rows / in_a_word}},
+          {module + ".qzeros", DType::i32, {groups, rows / in_a_word}},
+          {module + ".scales", DType::f16, {groups, rows}}};
+}
+
+std::vector<std::vector<std::byte>> pack_awq(const CodedMatrix& m) {
+  const std::int64_t width = m.rows / in_a_word;
+  std::vector<std::uint32_t> qweight(static_cast<std::size_t>(m.cols * width));
+  // 16 words at a time: a cache line of every row of them.
+  tbb::parallel_for(tbb::blocked_range<std::int64_t>(0, (width + 15) / 16), [&](const auto& range) {
+    for (std::int64_t part = range.begin(); part < range.end(); ++part)
+      for (std::int64_t j = 0; j < m.cols; ++j)
+        for (std::int64_t word = part * 16; word < std::min(width, (part + 1) * 16); ++word) {
+          std::uint8_t codes[in_a_word];
+          for (std::int64_t k = 0; k < in_a_word; ++k)
+            codes[k] = m.codes[static_cast<std::size_t>((word * in_a_word + k) * m.cols + j)];
+          qweight[static_cast<std::size_t>(j * width + word)] = pack_word(codes);
+        }
+  });
+  std::vector<std::uint32_t> qzeros(static_cast<std::size_t>(m.groups * width));
+  std::vector<float> scales(static_cast<std::size_t>(m.groups * m.rows));
+  for (std::int64_t g = 0; g < m.groups; ++g) {
+    std::vector<std::uint8_t> zeros(static_cast<std::size_t>(m.rows));
+    for (std::int64_t i = 0; i < m.rows; ++i) {
+      const Steps s = m.steps(i, g);
+      zeros[static_cast<std::size_t>(i)] = static_cast<std::uint8_t>(s.zero);
+      scales[static_cast<std::size_t>(g * m.rows + i)] = s.scale;
+    }
+    for (std::int64_t word = 0; word < width; ++word)
+      qzeros[static_cast<std::size_t>(g * width + word)] = pack_word(zeros.data() + word * in_a_word);
+  }
+  std::vector<std::byte> halves(scales.size() * 2);
+  info(DType::f16).from_f32(scales.data(), halves.data(), scales.size());
+  return {as_bytes(qweight), as_bytes(qzeros), std::move(halves)};
+}
+
+Json awq_config(const GridScheme& scheme, const std::vector<std::string>& dense_modules) {
+  return {{"quant_method", "awq"},
+          {"bits", scheme.bits},
+          {"group_size", scheme.sharing == Sharing::group ? scheme.group_size : -1},
+          {"zero_point", true},  // the file always holds zeros; a symmetric grid's are 8
+          {"version", "gemm"},
+          {"modules_to_not_convert", dense_modules}};
+}
+
+}  // namespace fettle::kit
