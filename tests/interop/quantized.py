@@ -13,8 +13,9 @@ DOWN = "model.layers.1.mlp.down_proj"
 
 def quantize(tools, folder, technique, dense, params):
     inputs = {"model": ("model", dense)}
-    if technique == "quantize.gptq":
+    if technique in ("quantize.gptq", "quantize.awq", "quantize.int8"):
         inputs["calibration"] = ("tokens", tools.tokens(folder, tools.PROSE))
+    if technique == "quantize.gptq":
         params = {"targets": ["*.self_attn.*_proj.weight"], **params}  # few enough inputs for a short text
     return tools.step(folder, technique, inputs, params)
 
@@ -30,6 +31,8 @@ def compressed_tensors_loads(tools, folder, dense):
         "int4 without layer 0": ("quantize.rtn", {"ignore": ["model.layers.0.*"]}),
         "gptq, ordered, static groups": ("quantize.gptq", {"format": "compressed-tensors", "act_order": True,
                                                            "static_groups": True}),
+        "awq": ("quantize.awq", {"format": "compressed-tensors", "symmetric": True}),
+        "awq, rows": ("quantize.awq", {"format": "compressed-tensors", "symmetric": True, "sharing": "channel", "bits": 8}),
     }
     for name, (technique, params) in cases.items():
         tools.logits_agree(f"compressed-tensors, {name}", quantize(tools, folder, technique, dense, params))
@@ -143,6 +146,71 @@ def unpacked_gptq(tensors, module, bits, offset):
     return scales.T[:, index] * (codes - zero[:, index]).astype(np.float32)
 
 
+def int8_rounds_inputs_too(tools, folder, dense):
+    """W8A8: the weights are ours exactly; at run time transformers rounds the inputs as well, as the config asks."""
+    from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.quantization import QuantizationConfig
+    for name, params in (("dynamic", {}), ("static", {"activations": "static"})):
+        model = quantize(tools, folder, "quantize.int8", dense, params)
+        config = json.loads((model / "config.json").read_text())["quantization_config"]
+        scheme = QuantizationConfig.model_validate(config).config_groups["group_0"]
+        tensors = safetensors.torch.load_file(model / "model.safetensors")
+        parts = {n.removeprefix(Q + "."): t for n, t in tensors.items() if n.startswith(Q + ".")}
+        theirs = BaseCompressor.get_value_from_registry("int-quantized").decompress(parts, scheme)["weight"].numpy()
+        plain = tools.step(folder, "io.convert", {"model": ("model", model)}, {"to": "f32"})
+        ours = safetensors.torch.load_file(plain / "model.safetensors")[f"{Q}.weight"].numpy()
+        tools.check(f"compressed-tensors unpacks W8A8, {name}", np.array_equal(ours, theirs))
+        loaded = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+        whole = transformers.AutoModelForCausalLM.from_pretrained(plain, dtype=torch.float32)
+        ids = torch.tensor([[(7 * i + i * i // 3) % whole.config.vocab_size for i in range(64)]])
+        with torch.no_grad():
+            rounded, exact = loaded(ids).logits, whole(ids).logits
+        away = float((rounded - exact).abs().max() / exact.abs().max())
+        tools.check(f"transformers runs W8A8, {name}", away < 0.1, f"relative difference {away:.1e} from weights alone")
+
+
+def unpacked_awq(tensors, module):
+    """The words as published, written from their description alone: eight outputs a word, in their own order."""
+    nibble_of = [0, 4, 1, 5, 2, 6, 3, 7]
+
+    def outputs(words):  # [lines, words] -> [lines, outputs]
+        nibbles = (words.numpy().view(np.uint32)[:, :, None] >> (4 * np.array(nibble_of, np.uint32))) & 15
+        return nibbles.reshape(len(words), -1).astype(np.int64)
+
+    codes, zeros = outputs(tensors[f"{module}.qweight"]), outputs(tensors[f"{module}.qzeros"])
+    scales = tensors[f"{module}.scales"].numpy().astype(np.float32)
+    group = np.arange(len(codes)) // (len(codes) // len(zeros))
+    return ((codes - zeros[group]).astype(np.float32) * scales[group]).T
+
+
+def awq_words_mean_what_we_read(tools, folder, dense):
+    from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.entrypoints.convert import AutoAWQConverter
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+    cases = [("quantize.awq", {}), ("quantize.awq", {"group_size": 32, "symmetric": True}),
+             ("quantize.awq", {"sharing": "channel"}), ("quantize.rtn", {"format": "awq", "symmetric": False})]
+    for technique, params in cases:
+        model = quantize(tools, folder, technique, dense, params)
+        plain = tools.step(folder, "io.convert", {"model": ("model", model)}, {"to": "f32"})
+        tensors = safetensors.torch.load_file(model / "model.safetensors")
+        read = safetensors.torch.load_file(plain / "model.safetensors")
+        for module in (Q, DOWN):
+            name = f"{module.split('.')[-1]}, {technique} {params or ''}"
+            ours = read[f"{module}.weight"].numpy()
+            tools.check(f"AWQ words, {name}", np.array_equal(ours, unpacked_awq(tensors, module)))
+            config = json.loads((model / "config.json").read_text())["quantization_config"]
+            if config["group_size"] < 0:
+                continue  # compressed-tensors' converter knows groups only
+            parts = {n: t for n, t in tensors.items() if n.startswith(module + ".")}
+            packed = AutoAWQConverter.from_autoawq_config(config).process(parts)
+            weights = QuantizationArgs(num_bits=4, symmetric=False, strategy="group", group_size=config["group_size"])
+            theirs = BaseCompressor.get_value_from_registry("pack-quantized").decompress(
+                {n.removeprefix(module + "."): t for n, t in packed.items()},
+                QuantizationScheme(targets=["Linear"], weights=weights))["weight"].float().numpy()
+            error = np.abs(ours - theirs).max() / np.abs(theirs).max()  # it multiplies in f16
+            tools.check(f"compressed-tensors converts AWQ, {name}", error < 1e-3, f"relative difference {error:.1e}")
+
+
 def gptq_words_mean_what_we_read(tools, folder, dense):
     cases = [(bits, form, extra) for bits in (2, 3, 4, 8) for form, extra in
              (("gptq", {}), ("gptq_v2", {"symmetric": False}), ("gptq", {"act_order": True}))]
@@ -188,4 +256,6 @@ def check_all(tools, folder):
     compressed_floats_decompress(tools, folder, dense)
     compressed_config_is_valid(tools, folder)
     gptq_words_mean_what_we_read(tools, folder, dense)
+    awq_words_mean_what_we_read(tools, folder, dense)
+    int8_rounds_inputs_too(tools, folder, dense)
     gptqmodel_dequantizes(tools, folder, dense)
