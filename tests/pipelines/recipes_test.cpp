@@ -47,6 +47,25 @@ TEST(Recipes, PruneCompareFindsThatSparseGptLosesLeastAtTwoOfFour) {
               metric(result, std::string("by_wanda") + sparsity, "kl"));
 }
 
+TEST(Recipes, FormatSweepSetsSizeAgainstQuality) {
+  const Folder folder;
+  fs::create_directory_symlink(source / "pipelines", folder / "pipelines");
+  fs::create_directory_symlink(source / "docs", folder / "docs");
+  const Outcome run = fettle(folder.path(), {"run", "pipelines/format-sweep.yaml", "--json", "--store",
+                                             folder / "store", "--set", "vars.length=128"});
+  ASSERT_EQ(run.code, 0) << run.err;
+  const Json result = Json::parse(run.out);
+  const double fp8 = metric(result, "quality[fp8]", "kl");
+  for (const char* small : {"gptq", "awq", "nvfp4", "Q4_K_M"}) {
+    const std::string name = std::string("quality[") + small + "]";
+    EXPECT_GT(metric(result, name, "kl"), fp8) << small;
+    EXPECT_LT(metric(result, name, "bytes"), metric(result, "quality[fp8]", "bytes")) << small;
+    EXPECT_TRUE(fs::exists(folder / "out/format-sweep" / small)) << small;
+  }
+  const Outcome report = fettle(folder.path(), {"report", "--format", "html", "--store", folder / "store"});
+  EXPECT_NE(report.out.find("Size against quality"), std::string::npos) << report.err;
+}
+
 TEST(Recipes, MinitronWidthHealsWhatItCut) {
   const Folder folder;
   fs::create_directory_symlink(source / "pipelines", folder / "pipelines");

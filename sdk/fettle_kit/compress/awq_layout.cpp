@@ -60,15 +60,9 @@ class AwqMatrix final : public PackedMatrix {
     const std::int64_t groups = in / span;
     FETTLE_ASSIGN(const TensorView* const qzeros,
                   require_tensor(c, module + ".qzeros", DType::i32, {groups, out / in_a_word}));
-    const TensorView* const scales = c.find(module + ".scales");
-    const std::vector<std::int64_t> scale_shape = {groups, out};
-    if (scales == nullptr || scales->shape != scale_shape || !is_float(scales->dtype))
-      return bad_tensor(c, module + ".scales",
-                        scales == nullptr ? "is missing, expected floats " + shape_text(scale_shape)
-                                          : fmt::format("is {} {}, expected floats {}", info(scales->dtype).name,
-                                                        shape_text(scales->shape), shape_text(scale_shape)));
+    FETTLE_ASSIGN(std::vector<float> scales, read_scales(c, module + ".scales", {{groups, out}}));
     auto matrix = std::unique_ptr<AwqMatrix>(new AwqMatrix(out, in, groups, qweight));
-    info(scales->dtype).to_f32(scales->bytes.data(), matrix->scales_.data(), matrix->scales_.size());
+    matrix->scales_ = std::move(scales);
     for (std::int64_t k = 0; k < groups * out / in_a_word; ++k)
       unpack_word(word_at(*qzeros, k), matrix->zeros_.data() + k * in_a_word);
     return std::unique_ptr<const PackedMatrix>(std::move(matrix));
@@ -91,11 +85,7 @@ class AwqMatrix final : public PackedMatrix {
 
  private:
   AwqMatrix(std::int64_t out, std::int64_t in, std::int64_t groups, const TensorView& qweight)
-      : PackedMatrix(out, in),
-        groups_(groups),
-        qweight_(qweight),
-        scales_(static_cast<std::size_t>(out * groups)),
-        zeros_(static_cast<std::size_t>(out * groups)) {}
+      : PackedMatrix(out, in), groups_(groups), qweight_(qweight), zeros_(static_cast<std::size_t>(out * groups)) {}
 
   std::int64_t groups_;
   TensorView qweight_;

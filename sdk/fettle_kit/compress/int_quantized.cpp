@@ -39,14 +39,9 @@ class SignedInts final : public PackedMatrix {
     }
     const std::vector<std::int64_t> shape =
         whole ? std::vector<std::int64_t>{1} : std::vector<std::int64_t>{rows, groups};
-    const TensorView* const scale = c.find(m.name + ".weight_scale");
-    if (scale->shape != shape || !is_float(scale->dtype))
-      return bad_tensor(c, scale->name,
-                        fmt::format("is {} {}, expected floats {}", info(scale->dtype).name, shape_text(scale->shape),
-                                    shape_text(shape)));
+    FETTLE_ASSIGN(std::vector<float> scales, read_scales(c, m.name + ".weight_scale", {shape}));
     auto matrix = std::unique_ptr<SignedInts>(new SignedInts(rows, cols, groups, *weight));
-    matrix->scales_.resize(static_cast<std::size_t>(scale->elements()));
-    info(scale->dtype).to_f32(scale->bytes.data(), matrix->scales_.data(), matrix->scales_.size());
+    matrix->scales_ = std::move(scales);
     if (whole) matrix->scales_.resize(static_cast<std::size_t>(rows), matrix->scales_[0]);
     matrix->zeros_.resize(matrix->scales_.size());
     if (!m.weights.symmetric) {
