@@ -89,6 +89,37 @@ TEST(Recipes, MinitronDepthLosesLeastByMeasuredLoss) {
   EXPECT_LE(metric(result, "shallow[loss,scattered]", "nll"), metric(result, "shallow[influence,scattered]", "nll"));
 }
 
+// Every gate holds, in a few steps: those on size and on what learning is worth are the point of the recipe.
+TEST(Recipes, MinitronQ4EndsSmallerThanTheQuantizedOriginal) {
+  const Folder folder;
+  fs::create_directory_symlink(source / "pipelines", folder / "pipelines");
+  const Outcome run = fettle(folder.path(), {"run", "pipelines/minitron-q4.yaml", "--json", "--store", folder / "store",
+                                             "--set", "vars.epochs=0.5", "--set", "vars.length=128", "--set",
+                                             "outputs.model.path=" + folder / "model.gguf", "--set",
+                                             "outputs.sample.path=" + folder / "sample.txt"});
+  ASSERT_EQ(run.code, 0) << run.err;
+  const Json result = Json::parse(run.out);
+  EXPECT_LT(metric(result, "quality", "bytes"), 0.8 * metric(result, "whole_quality", "bytes"));
+  EXPECT_LT(metric(result, "quality", "kl"), metric(result, "unhealed_quality", "kl"));
+  EXPECT_TRUE(fs::exists(folder / "model.gguf"));
+}
+
+TEST(Recipes, MinitronQ4DoesNotTrainWhatIsCutTooDeep) {
+  const Folder folder;
+  fs::create_directory_symlink(source / "pipelines", folder / "pipelines");
+  const Outcome run =
+      fettle(folder.path(), {"run", "pipelines/minitron-q4.yaml", "--json", "--store", folder / "store", "--set",
+                             "vars.length=64", "--set", "steps.pruned.gate={require: nll <= nll_before}", "--set",
+                             "outputs.model.path=" + folder / "model.gguf"});
+  EXPECT_EQ(run.code, 3) << run.err;
+  const Json result = Json::parse(run.out);
+  for (const Json& s : result.at("steps"))
+    if (s.at("name") == "healed") {
+      EXPECT_EQ(s.at("state"), "skipped");
+    }
+  EXPECT_FALSE(fs::exists(folder / "model.gguf"));
+}
+
 class Tutorial : public ::testing::Test {
  protected:
   void SetUp() override {
