@@ -29,15 +29,29 @@ int level_of(const Lattice& lattice, std::size_t key, int value) {
   return static_cast<int>(key >> (lattice.bits * value)) & ((1 << lattice.bits) - 1);
 }
 
-/// Of two keys, squared, in levels.
-int distance(const Lattice& lattice, std::size_t a, std::size_t b) {
-  int sum = 0;
-  for (int i = 0; i < lattice.values; ++i) {
-    const int difference = level_of(lattice, a, i) - level_of(lattice, b, i);
-    sum += difference * difference;
+/// Squared distances of keys, in levels, from those of their halves.
+class Distances {
+ public:
+  explicit Distances(const Lattice& lattice) : bits_(lattice.bits * lattice.values / 2) {
+    const std::size_t halves = std::size_t{1} << bits_;
+    of_halves_.resize(halves * halves);
+    for (std::size_t a = 0; a < halves; ++a)
+      for (std::size_t b = 0; b < halves; ++b)
+        for (int i = 0; i < lattice.values / 2; ++i) {
+          const int difference = level_of(lattice, a, i) - level_of(lattice, b, i);
+          of_halves_[a << bits_ | b] += difference * difference;
+        }
   }
-  return sum;
-}
+  std::size_t between(std::size_t a, std::size_t b) const {
+    const std::size_t low = (std::size_t{1} << bits_) - 1;
+    return static_cast<std::size_t>(of_halves_[(a & low) << bits_ | (b & low)] +
+                                    of_halves_[(a >> bits_) << bits_ | b >> bits_]);
+  }
+
+ private:
+  int bits_;
+  std::vector<int> of_halves_;
+};
 
 bool is_key(const Lattice& lattice, std::size_t key) {
   for (int i = 0; i < lattice.values; ++i)
@@ -50,12 +64,12 @@ LatticeMap map_of(const Lattice& lattice, int distances) {
   out.place.assign(std::size_t{1} << (lattice.bits * lattice.values), -1);
   for (std::size_t i = 0; i < lattice.keys.size(); ++i) out.place[lattice.keys[i]] = static_cast<std::int32_t>(i);
 
+  const Distances distances_of(lattice);
   std::vector<std::vector<std::uint16_t>> at(4 * 7 * 7 + 1);  // points by distance; the largest is that of IQ3
   for (std::size_t key = 0; key < out.place.size(); ++key) {
     if (out.place[key] >= 0 || !is_key(lattice, key)) continue;
     for (auto& points : at) points.clear();
-    for (const std::uint16_t point : lattice.keys)
-      at[static_cast<std::size_t>(distance(lattice, key, point))].push_back(point);
+    for (const std::uint16_t point : lattice.keys) at[distances_of.between(key, point)].push_back(point);
     const std::size_t begin = out.neighbours.size();
     out.place[key] = ~static_cast<std::int32_t>(begin);
     out.neighbours.push_back(0);

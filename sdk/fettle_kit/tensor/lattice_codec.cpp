@@ -445,14 +445,16 @@ void decode_lattice(DType type, const std::uint8_t* in, float* y) {
   const bool shifted = type == iq1_s || type == iq1_m;
   const float* values = type == iq3_s ? odd_values : type == iq3_xxs ? kIq3XxsValues : kIq2Values;
   const int sub_block = type == iq2_xs || type == iq2_s || type == iq1_m ? 16 : 32;
-  for (int i = 0; i < 256; ++i) {
-    const std::uint16_t key = points.keys[b.index[i / points.values]];
-    const int level = key >> (points.bits * (i % points.values)) & ((1 << points.bits) - 1);
+  for (int i = 0; i < 256; i += 8) {
     const float scale = scale_of(type, b.d, b.scales[i / sub_block]);
-    if (shifted)
-      y[i] = scale * shifted_values[b.signs[i / 8]][level];
-    else
-      y[i] = scale * values[level] * ((b.signs[i / 8] >> i % 8 & 1) != 0 ? -1.0f : 1.0f);
+    if (shifted) values = shifted_values[b.signs[i / 8]];
+    const int minus = shifted ? 0 : b.signs[i / 8];
+    unsigned levels = points.keys[b.index[i / points.values]];
+    if (points.values == 4) levels |= static_cast<unsigned>(points.keys[b.index[i / 4 + 1]]) << 12;
+    for (int k = 0; k < 8; ++k, levels >>= points.bits) {
+      const auto sign = static_cast<float>(1 - 2 * (minus >> k & 1));
+      y[i + k] = scale * values[levels & ((1u << points.bits) - 1)] * sign;
+    }
   }
 }
 
