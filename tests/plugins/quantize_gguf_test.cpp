@@ -467,6 +467,49 @@ TEST(QuantizeGguf, GoesBelowThreeBitsForATargetWithImportance) {
   EXPECT_GT(r.value("bits_per_weight"), 2.0);
 }
 
+/// Mean squared error of one tensor against the checkpoint.
+double mean_error(const std::string& folder, const StepResult& r, const std::string& hf_name, const std::string& name) {
+  const auto model = Checkpoint::open(folder);
+  const auto file = GgufReader::open(file_of(r));
+  const auto a = f32_of(*model->find(hf_name)), b = f32_of(*file->tensor(name));
+  double sum = 0;
+  for (std::size_t i = 0; i < a.size(); ++i)
+    sum += (static_cast<double>(a[i]) - static_cast<double>(b[i])) *
+           (static_cast<double>(a[i]) - static_cast<double>(b[i]));
+  return sum / static_cast<double>(a.size());
+}
+
+TEST(QuantizeGguf, BetterModeErrsLessAndSaysSoInTheFile) {
+  const std::string folder = Sample{}.write();
+  for (const char* type : {"Q4_0", "Q5_0", "Q2_K", "Q3_K_M", "Q4_K_S", "Q4_K_M", "Q5_K_M", "Q6_K"}) {
+    const StepResult plain = quantize(folder).param("type", type).run(),
+                     better = quantize(folder).param("type", type).param("mode", "better").run();
+    ASSERT_TRUE(plain.ok() && better.ok()) << plain.message << better.message;
+    EXPECT_EQ(GgufReader::open(file_of(plain))->find("fettle.quantize.mode"), nullptr) << type;
+    EXPECT_EQ(GgufReader::open(file_of(better))->text("fettle.quantize.mode"), "better") << type;
+    EXPECT_EQ(better.value("bytes"), plain.value("bytes")) << type;
+    const char *hf = "model.layers.1.mlp.up_proj.weight", *name = "blk.1.ffn_up.weight";
+    EXPECT_LT(mean_error(folder, better, hf, name), mean_error(folder, plain, hf, name)) << type;
+  }
+}
+
+TEST(QuantizeGguf, BetterModeGivesTheSameBytesForAnyNumberOfThreads) {
+  const std::string folder = Sample{.dtype = DType::f32}.write();
+  const auto bytes = [&](unsigned threads) {
+    return slurp(file_of(quantize(folder).param("mode", "better").threads(threads).run()));
+  };
+  EXPECT_EQ(bytes(1), bytes(4));
+}
+
+TEST(QuantizeGguf, BetterModeRefusesTypesThatItDoesNotImprove) {
+  const StepResult r = quantize("").param("type", "Q8_0").param("mode", "better").validate();
+  EXPECT_EQ(r.code, FETTLE_INVALID_ARGUMENT);
+  EXPECT_EQ(r.where, "mode");
+  EXPECT_EQ(r.message,
+            "there is no better search for type 'Q8_0'; known are Q4_0, Q5_0, Q2_K, Q2_K_S, Q3_K_S, Q3_K_M, Q3_K_L, "
+            "Q4_K_S, Q4_K_M, Q5_K_S, Q5_K_M, Q6_K; or take 'mode: compatible'");
+}
+
 TEST(QuantizeGguf, RefusesAnImportanceMatrixOfAnotherModel) {
   const StepResult r =
       quantize(Sample{}.write())

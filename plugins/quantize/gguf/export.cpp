@@ -183,7 +183,8 @@ class Writer {
           for (float& v : values)
             if (!std::isfinite(v)) v = 0;
       }
-      store(type, values.data(), out, rows, cols, t.importance.empty() ? nullptr : t.importance.data());
+      store(type, options_.metadata.mode, values.data(), out, rows, cols,
+            t.importance.empty() ? nullptr : t.importance.data());
       out += bytes_of(type, values.size());
     }
     return chunk;

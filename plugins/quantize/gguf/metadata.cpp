@@ -98,6 +98,7 @@ Result<GgufMetadata> all_metadata(const Checkpoint& model, const MetadataOptions
   m.insert(m.end(), tokenizer.begin(), tokenizer.end());
   m.emplace_back("general.quantization_version", std::uint32_t{2});
   m.emplace_back("general.file_type", static_cast<std::uint32_t>(file_type));
+  if (options.mode == Mode::better) m.emplace_back("fettle.quantize.mode", std::string("better"));
   for (const auto& [key, value] : options.metadata) {
     const auto known = std::find_if(m.begin(), m.end(), [&](const auto& pair) { return pair.first == key; });
     if (known == m.end() || known->second != GgufValue(value)) FETTLE_TRY(set_metadata(m, key, value));

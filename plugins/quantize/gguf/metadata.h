@@ -6,6 +6,7 @@
 #include "fettle_kit/io/gguf.h"
 
 #include "importance.h"
+#include "rows.h"
 
 #include <cstdint>
 #include <string>
@@ -17,6 +18,7 @@ namespace quantize_gguf {
 struct MetadataOptions {
   std::string pre;                                            ///< name of the pre-tokenizer; "": find out
   std::vector<std::pair<std::string, std::string>> metadata;  ///< keys to set or replace
+  Mode mode = Mode::compatible;                               ///< told in the file where it is another
 };
 
 /// All keys of the file in the order of llama.cpp's quantizer; keys that the user sets come last, but for those that

@@ -118,7 +118,7 @@ Status choose_by_size(Plan& plan, const Options& options, const std::vector<Gguf
     candidates.push_back(type ? std::vector{quantized ? gguf_type_that_fits(*type, cols) : *type}
                               : candidate_types(cols, !plan.tensors[i].importance.empty()));
   }
-  FETTLE_ASSIGN(const auto measured, measure_options(plan.tensors, candidates, cancelled));
+  FETTLE_ASSIGN(const auto measured, measure_options(plan.tensors, candidates, options.metadata.mode, cancelled));
   const auto weights = static_cast<double>(plan.weights());
   const std::uint64_t budget = options.target->bits > 0
                                    ? static_cast<std::uint64_t>(options.target->bits / 8 * weights)

@@ -2,6 +2,7 @@
 #include "fettle/plugin.h"
 
 #include "fettle_kit/compress/gguf_mix.h"
+#include "fettle_kit/compress/gguf_search.h"
 #include "fettle_kit/io/checkpoint.h"
 #include "fettle_kit/io/output_file.h"
 #include "fettle_kit/tensor/block_codec.h"
@@ -23,6 +24,7 @@ class QuantizeGguf {
  public:
   struct Params {
     std::string type = "Q4_K_M";
+    std::string mode = "compatible";
     std::optional<std::string> target;
     std::vector<std::pair<std::string, std::string>> overrides;
     std::optional<std::string> output_type, embedding_type, pre;
@@ -46,6 +48,11 @@ class QuantizeGguf {
         .output("model", "model", "model.gguf, or model-00001-of-00003.gguf and so on")
         .output("types", "file", "types.md: the type of every tensor, and what it costs where that was measured")
         .param("type", &Params::type, "type of the file by llama.cpp's name, for example Q4_K_M, Q8_0 or BF16")
+        .param(
+            "mode", &Params::mode,
+            "compatible: the bytes of llama.cpp's quantizer; better: scales from a search of our own, with less error "
+            "at the same size",
+            fettle::one_of({"compatible", "better"}))
         .param("target", &Params::target,
                "instead of a type, a size: 4.2bpw or 1.6GiB; each tensor gets the type that keeps the sum of relative "
                "errors smallest")
@@ -129,6 +136,15 @@ class QuantizeGguf {
       return Status(Code::invalid_argument,
                     fmt::format("unknown type '{}'; known are {}", p.type, fmt::join(known, ", ")), "type");
     }
+    if (p.mode == "better" && !p.target && !has_better_search(options.file->type)) {
+      std::vector<std::string_view> known;
+      for (const GgufFileType& type : gguf_file_types())
+        if (has_better_search(type.type)) known.push_back(type.name);
+      return Status(Code::invalid_argument,
+                    fmt::format("there is no better search for type '{}'; known are {}; or take 'mode: compatible'",
+                                options.file->name, fmt::join(known, ", ")),
+                    "mode");
+    }
     if (p.target) {
       auto target = parse_size_target(*p.target);
       if (!target) return Status(Code::invalid_argument, target.error().message(), "target");
@@ -151,7 +167,7 @@ class QuantizeGguf {
     if (p.keep_output && p.output_type)
       return Status(Code::invalid_argument, "give one of 'keep_output' and 'output_type'", "keep_output");
     options.mix.keep_output = p.keep_output;
-    options.metadata = {p.pre.value_or(""), p.metadata};
+    options.metadata = {p.pre.value_or(""), p.metadata, p.mode == "better" ? Mode::better : Mode::compatible};
     options.keep_nan = p.nan == "keep";
     return options;
   }

@@ -2,6 +2,7 @@
 #include "rows.h"
 
 #include "fettle_kit/compress/gguf_blocks.h"
+#include "fettle_kit/compress/gguf_search.h"
 #include "fettle_kit/kernels/kernels.h"
 
 #include <cstring>
@@ -25,9 +26,14 @@ void to_f32(const TensorView& t, std::int64_t first, std::size_t n, float* out) 
 
 }  // namespace
 
-void store(DType type, const float* x, std::byte* out, std::int64_t rows, std::int64_t cols, const float* importance) {
+void store(DType type, Mode mode, const float* x, std::byte* out, std::int64_t rows, std::int64_t cols,
+           const float* importance) {
   const auto n = static_cast<std::size_t>(rows * cols);
-  if (info(type).block_elems > 1) return quantize_rows(type, x, out, rows, cols, importance);
+  if (info(type).block_elems > 1) {
+    quantize_rows(type, x, out, rows, cols, importance);
+    if (mode == Mode::better && has_better_search(type)) better_rows(type, x, out, rows, cols, importance);
+    return;
+  }
   if (type == DType::f32) {
     std::memcpy(out, x, n * sizeof(float));
     return;

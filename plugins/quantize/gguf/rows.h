@@ -30,8 +30,11 @@ RowShape row_shape(const PlannedTensor& tensor);
 /// Rows first .. first + rows of the tensor as they stand in the GGUF file, in f32. Not of a computed one.
 void gather(const PlannedTensor& tensor, std::int64_t first, std::int64_t rows, std::int64_t cols, float* out);
 
+/// Whose bytes the blocks are: ggml's quantizer's, or those of our own search where it knows the type.
+enum class Mode { compatible, better };
+
 /// x [rows, cols] as `type`; importance [cols] or null.
-void store(fettle::kit::DType type, const float* x, std::byte* out, std::int64_t rows, std::int64_t cols,
+void store(fettle::kit::DType type, Mode mode, const float* x, std::byte* out, std::int64_t rows, std::int64_t cols,
            const float* importance);
 
 }  // namespace quantize_gguf

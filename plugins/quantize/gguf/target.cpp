@@ -23,10 +23,10 @@ struct Sums {
   double error = 0, total = 0;
 };
 
-Sums sums_of(DType type, std::span<const float> x, std::int64_t rows, std::int64_t cols,
+Sums sums_of(DType type, Mode mode, std::span<const float> x, std::int64_t rows, std::int64_t cols,
              std::span<const float> importance) {
   std::vector<std::byte> stored(bytes_of(type, x.size()));
-  store(type, x.data(), stored.data(), rows, cols, importance.empty() ? nullptr : importance.data());
+  store(type, mode, x.data(), stored.data(), rows, cols, importance.empty() ? nullptr : importance.data());
   std::vector<float> back(x.size());
   info(type).to_f32(stored.data(), back.data(), back.size());
   Sums sums;
@@ -41,7 +41,7 @@ Sums sums_of(DType type, std::span<const float> x, std::int64_t rows, std::int64
   return sums;
 }
 
-std::vector<StorageOption> options_of(const PlannedTensor& t, const std::vector<DType>& candidates) {
+std::vector<StorageOption> options_of(const PlannedTensor& t, Mode mode, const std::vector<DType>& candidates) {
   const auto [rows, cols] = row_shape(t);
   const auto elements = static_cast<std::uint64_t>(rows * cols);
   if (candidates.size() == 1) return {{candidates[0], bytes_of(candidates[0], elements), 0}};
@@ -52,7 +52,7 @@ std::vector<StorageOption> options_of(const PlannedTensor& t, const std::vector<
     if (!std::isfinite(v)) v = 0;  // whoever writes the file says what is wrong
   std::vector<StorageOption> out;
   for (const DType type : candidates) {
-    const Sums sums = sums_of(type, x, taken, cols, t.importance);
+    const Sums sums = sums_of(type, mode, x, taken, cols, t.importance);
     out.push_back({type, bytes_of(type, elements), sums.total > 0 ? sums.error / sums.total : 0});
   }
   return out;
@@ -72,12 +72,12 @@ std::vector<DType> candidate_types(std::int64_t cols, bool importance) {
 
 Result<std::vector<std::vector<StorageOption>>> measure_options(std::span<const PlannedTensor> tensors,
                                                                 std::span<const std::vector<DType>> candidates,
-                                                                const std::function<bool()>& cancelled) {
+                                                                Mode mode, const std::function<bool()>& cancelled) {
   std::vector<std::vector<StorageOption>> out(tensors.size());
   std::atomic<bool> stopped = false;
   tbb::parallel_for(std::size_t{0}, tensors.size(), [&](std::size_t i) {
     if (stopped || (stopped = cancelled())) return;
-    out[i] = options_of(tensors[i], candidates[i]);
+    out[i] = options_of(tensors[i], mode, candidates[i]);
   });
   if (stopped) return Status(fettle::Code::cancelled, "cancelled");
   return out;

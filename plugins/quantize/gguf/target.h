@@ -21,7 +21,7 @@ std::vector<fettle::kit::DType> candidate_types(std::int64_t cols, bool importan
 /// sum over w^2 (without importance every column counts the same), times `scale`. Large tensors are judged by evenly
 /// spaced rows. Runs on the caller's TBB arena; the same numbers for any thread count.
 fettle::Result<std::vector<std::vector<fettle::kit::StorageOption>>> measure_options(
-    std::span<const PlannedTensor> tensors, std::span<const std::vector<fettle::kit::DType>> candidates,
+    std::span<const PlannedTensor> tensors, std::span<const std::vector<fettle::kit::DType>> candidates, Mode mode,
     const std::function<bool()>& cancelled);
 
 }  // namespace quantize_gguf
