@@ -18,8 +18,19 @@ class Rule final : public fettle::kit::SweepRule {
   }
   float value(std::int64_t row, std::int64_t column, std::span<const float> rest,
               std::span<const double> diagonal) override {
-    return zeros_.keeps(row, column, rest, diagonal) ? rest[0] : 0.0F;
+    zeros_.reach(row, 1, column, rest.data(), 0, diagonal);
+    return zeros_.mask().kept(row, column) ? rest[0] : 0.0F;
   }
+  void values(std::int64_t row, std::int64_t rows, std::int64_t column, const float* rest, std::int64_t stride,
+              std::span<const double> diagonal, float* out) override {
+    zeros_.reach(row, rows, column, rest, stride, diagonal);
+    const fettle::kit::Mask& mask = zeros_.mask();
+    const std::byte* bits = mask.bytes().data() + row * mask.row_bytes() + column / 8;
+    const auto bit = std::byte{1} << (column % 8);
+    for (std::int64_t i = 0; i < rows; ++i, bits += mask.row_bytes())
+      out[i] = (*bits & bit) != std::byte{0} ? rest[i * stride] : 0.0F;
+  }
+  std::int64_t run() const override { return zeros_.run(); }
   fettle::kit::Mask take_mask() && { return std::move(zeros_).take_mask(); }
 
  private:

@@ -23,6 +23,11 @@ class Rule final : public SweepRule {
   }
   std::int64_t pruned() const { return zeros_ ? zeros_->mask().count_pruned() : 0; }
 
+  std::int64_t run() const override {
+    const auto fits = [](std::int64_t columns) { return 8 % columns == 0 || columns % 8 == 0; };
+    return fits(span_) && (!zeros_ || fits(zeros_->run())) ? 8 : 1;
+  }
+
   void begin_block(std::int64_t first, ConstMatrix w, std::span<const double> diagonal) override {
     if (zeros_) zeros_->begin_block(first, w, diagonal);
     if (options_.static_groups || first % span_ != 0 || span_ <= w.cols) return;
@@ -48,10 +53,11 @@ class Rule final : public SweepRule {
     const std::int64_t home = order_.empty() ? column : order_[static_cast<std::size_t>(column)];
     const std::int64_t group = coded_.group_of[static_cast<std::size_t>(home)];
     std::uint8_t* const codes = coded_.codes.data() + row * coded_.cols + home;
+    if (zeros_) zeros_->reach(row, rows, column, rest, stride, diagonal);
     for (std::int64_t i = 0; i < rows; ++i) {
       const Steps s = coded_.steps(row + i, group);
       bool kept = options_.mask == nullptr || options_.mask->kept(row + i, home);
-      if (zeros_) kept = zeros_->keeps(row + i, column, {rest + i * stride, diagonal.size()}, diagonal) && kept;
+      if (zeros_) kept = zeros_->mask().kept(row + i, column) && kept;
       const float level = kept ? level_of(rest[i * stride], s, coded_.bits) : 0.0F;
       codes[i * coded_.cols] = static_cast<std::uint8_t>(level + static_cast<float>(s.zero));
       out[i] = s.scale * level;

@@ -24,6 +24,7 @@ class NearestValue final : public SweepRule {
   float value(std::int64_t row, std::int64_t column, std::span<const float> rest, std::span<const double>) override {
     return rounding_.nearest(row, column, rest[0]);
   }
+  std::int64_t run() const override { return 8; }
 
  private:
   FloatRounding rounding_;

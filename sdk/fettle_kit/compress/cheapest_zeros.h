@@ -23,9 +23,13 @@ class CheapestZeros {
   /// As SweepRule::begin_block(). Adds what the block's weights would cost to `costs`, if given.
   void begin_block(std::int64_t first, ConstMatrix w, std::span<const double> diagonal,
                    ScoreHistogram* costs = nullptr);
-  /// Whether the sweep keeps weight (row, column), which it has reached; rest and diagonal as in SweepRule::value().
-  bool keeps(std::int64_t row, std::int64_t column, std::span<const float> rest, std::span<const double> diagonal);
+  /// The sweep has come to a column of these rows: from now on mask() knows which of its weights are kept. Arguments as
+  /// in SweepRule::values().
+  void reach(std::int64_t row, std::int64_t rows, std::int64_t column, const float* rest, std::int64_t stride,
+             std::span<const double> diagonal);
   const Mask& mask() const { return mask_; }
+  /// For SweepRule::run().
+  std::int64_t run() const;
   Mask take_mask() && { return std::move(mask_); }
 
  private:

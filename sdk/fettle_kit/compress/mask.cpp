@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 #include <tbb/blocked_range.h>
+#include <tbb/enumerable_thread_specific.h>
 #include <tbb/parallel_for.h>
 
 #include <algorithm>
@@ -11,12 +12,14 @@
 #include <charconv>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <numeric>
 
 namespace fettle::kit {
 namespace {
 
 constexpr const char* file_name = "mask.safetensors";
+constexpr std::int64_t rows_at_once = 64;
 constexpr int max_group = 64;  // hardware stops at 16; more only slows the insertion sort below
 
 /// Scores are >= 0, so their bit patterns order as the numbers do.
@@ -29,28 +32,63 @@ struct Threshold {
 };
 
 /// Finds it by counting the upper and then the lower half of the bits: exact, no copy of the scores, no sort.
-template <class ForEach>
-Threshold find_threshold(std::int64_t pruned, const ForEach& for_each) {
-  std::vector<std::int64_t> count(1u << 16);
-  for_each([&](std::uint32_t key) { ++count[key >> 16]; });
+Threshold find_threshold(ConstMatrix scores, std::int64_t pruned) {
+  using Counts = std::vector<std::int64_t>;
+  const auto count = [&](const auto& visit) {  // whole numbers: the same sums in any order
+    tbb::enumerable_thread_specific<Counts> parts(Counts(1u << 16));
+    tbb::parallel_for(tbb::blocked_range<std::int64_t>(0, scores.rows, rows_at_once), [&](const auto& range) {
+      Counts& own = parts.local();
+      for (std::int64_t i = range.begin(); i < range.end(); ++i)
+        for (const float score : scores.row(i)) visit(own, order_key(score));
+    });
+    Counts all(1u << 16);
+    for (const Counts& part : parts) std::transform(all.begin(), all.end(), part.begin(), all.begin(), std::plus<>());
+    return all;
+  };
   std::int64_t left = pruned;
-  std::uint32_t high = 0;
-  while (left >= count[high]) left -= count[high++];
-  std::fill(count.begin(), count.end(), 0);
-  for_each([&](std::uint32_t key) {
-    if (key >> 16 == high) ++count[key & 0xffff];
+  std::uint32_t high = 0, low = 0;
+  const Counts upper = count([](Counts& own, std::uint32_t key) { ++own[key >> 16]; });
+  while (left >= upper[high]) left -= upper[high++];
+  const Counts lower = count([high](Counts& own, std::uint32_t key) {
+    if (key >> 16 == high) ++own[key & 0xffff];
   });
-  std::uint32_t low = 0;
-  while (left >= count[low]) left -= count[low++];
-  return {high << 16 | low, count[low] - left};
+  while (left >= lower[low]) left -= lower[low++];
+  return {high << 16 | low, lower[low] - left};
 }
 
-void prune_below(Mask& mask, ConstMatrix scores, Threshold threshold) {
-  for (std::int64_t i = 0; i < scores.rows; ++i)
-    for (std::int64_t j = 0; j < scores.cols; ++j) {
-      const std::uint32_t key = order_key(scores(i, j));
-      if (key < threshold.key || (key == threshold.key && threshold.equal_kept-- <= 0)) mask.prune(i, j);
-    }
+/// Eight columns at a time; those equal to the threshold, which are few, one by one, as many as the rows before left.
+void prune_below(Mask& mask, ConstMatrix scores, const Threshold& threshold) {
+  const std::int64_t parts = (scores.rows + rows_at_once - 1) / rows_at_once;
+  std::vector<std::int64_t> equal(static_cast<std::size_t>(parts));
+  const auto for_part = [&](const auto& body) {
+    tbb::parallel_for(std::int64_t{0}, parts, [&](std::int64_t part) {
+      const std::int64_t first = part * rows_at_once;
+      body(part, scores.rows_from(first, std::min(rows_at_once, scores.rows - first)), first);
+    });
+  };
+  for_part([&](std::int64_t part, ConstMatrix rows, std::int64_t) {
+    std::int64_t found = 0;
+    for (std::int64_t i = 0; i < rows.rows; ++i)
+      for (const float score : rows.row(i)) found += order_key(score) == threshold.key;
+    equal[static_cast<std::size_t>(part)] = found;
+  });
+  std::exclusive_scan(equal.begin(), equal.end(), equal.begin(), std::int64_t{0});
+  for_part([&](std::int64_t part, ConstMatrix rows, std::int64_t first) {
+    std::int64_t equal_kept = threshold.equal_kept - equal[static_cast<std::size_t>(part)];
+    for (std::int64_t i = 0; i < rows.rows; ++i)
+      for (std::int64_t j = 0; j < rows.cols; j += 8) {
+        const std::int64_t count = std::min<std::int64_t>(8, rows.cols - j);
+        unsigned above = 0, at = 0;
+        for (std::int64_t b = 0; b < count; ++b) {
+          const std::uint32_t key = order_key(rows(i, j + b));
+          above |= static_cast<unsigned>(key > threshold.key) << b;
+          at |= static_cast<unsigned>(key == threshold.key) << b;
+        }
+        for (; at != 0; at &= at - 1)
+          if (equal_kept-- > 0) above |= at & (~at + 1);
+        mask.keep_only(first + i, j / 8, static_cast<std::uint8_t>(above));
+      }
+  });
 }
 
 /// The row-wise case sorts indices: a row is too short for 65,536 counters to pay.
@@ -107,6 +145,23 @@ void Mask::clear_padding() {
   for (std::int64_t i = 0; i < rows_; ++i) bits_[static_cast<std::size_t>((i + 1) * row_bytes() - 1)] &= last;
 }
 
+void Mask::prune_columns(std::int64_t first, const Mask& part) {
+  tbb::parallel_for(tbb::blocked_range<std::int64_t>(0, rows_, 64), [&](const auto& range) {
+    for (std::int64_t i = range.begin(); i < range.end(); ++i) {
+      if (first % 8 != 0) {
+        for (std::int64_t j = 0; j < part.cols(); ++j)
+          if (!part.kept(i, j)) prune(i, first + j);
+        continue;
+      }
+      for (std::int64_t byte = 0; byte < part.row_bytes(); ++byte) {
+        const std::int64_t over = (byte + 1) * 8 - part.cols();  // columns that the last byte of `part` does not have
+        const auto others = static_cast<std::uint8_t>(over > 0 ? 0xff << (8 - over) : 0);
+        keep_only(i, first / 8 + byte, part.bits_[part.at(i, byte * 8)] | others);
+      }
+    }
+  });
+}
+
 std::int64_t Mask::count_pruned() const {
   std::int64_t kept = 0;
   for (const std::uint8_t byte : bits_) kept += std::popcount(byte);
@@ -132,11 +187,7 @@ Mask prune_share(ConstMatrix scores, double share, Group group) {
       for (std::int64_t j = 0; j < scores.cols; ++j) mask.prune(i, j);
     return mask;
   }
-  const Threshold threshold = find_threshold(pruned, [&](auto&& visit) {
-    for (std::int64_t i = 0; i < scores.rows; ++i)
-      for (const float score : scores.row(i)) visit(order_key(score));
-  });
-  prune_below(mask, scores, threshold);
+  prune_below(mask, scores, find_threshold(scores, pruned));
   return mask;
 }
 

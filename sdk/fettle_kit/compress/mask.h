@@ -39,6 +39,12 @@ class Mask {
   void prune(std::int64_t row, std::int64_t col) {
     bits_[at(row, col)] &= static_cast<std::uint8_t>(~(1u << (col & 7)));
   }
+  /// Prunes what `part` prunes, whose columns are those from `first` on.
+  void prune_columns(std::int64_t first, const Mask& part);
+  /// Prunes those of the eight columns from 8 * byte on whose bit is 0.
+  void keep_only(std::int64_t row, std::int64_t byte, std::uint8_t bits) {
+    bits_[static_cast<std::size_t>(row * row_bytes() + byte)] &= bits;
+  }
   std::int64_t count_pruned() const;
   std::span<const std::byte> bytes() const { return std::as_bytes(std::span(bits_)); }
   friend bool operator==(const Mask&, const Mask&) = default;

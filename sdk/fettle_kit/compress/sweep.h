@@ -28,6 +28,10 @@ class SweepRule {
     for (std::int64_t i = 0; i < rows; ++i)
       out[i] = value(row + i, column, {rest + i * stride, diagonal.size()}, diagonal);
   }
+  /// Columns of the block taken together: value() looks at no column behind its aligned run of so many, unless it is
+  /// the first of one; what lies behind has not seen the updates of the run yet. At most 16; a rule that says 1 may
+  /// look at all of `rest` any time.
+  virtual std::int64_t run() const { return 1; }
 };
 
 struct SweepOptions {

@@ -22,7 +22,8 @@ class Prune final : public SweepRule {
   }
   float value(std::int64_t row, std::int64_t column, std::span<const float> rest,
               std::span<const double> diagonal) override {
-    return zeros.keeps(row, column, rest, diagonal) ? rest[0] : 0.0F;
+    zeros.reach(row, 1, column, rest.data(), 0, diagonal);
+    return zeros.mask().kept(row, column) ? rest[0] : 0.0F;
   }
   CheapestZeros zeros;
 };

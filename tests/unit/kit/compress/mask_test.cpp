@@ -109,6 +109,37 @@ TEST(ShareMask, IsTheSameForAnyThreadCount) {
   }
 }
 
+TEST(MaskColumns, PruneWhatAPartPrunes) {
+  for (const std::int64_t first : {0, 8, 5})
+    for (const std::int64_t cols : {8, 11, 3}) {
+      Mask mask(3, 24), part(3, cols);
+      mask.prune(1, 23);
+      part.prune(1, 0), part.prune(2, cols - 1);
+      mask.prune_columns(first, part);
+      for (std::int64_t i = 0; i < 3; ++i)
+        for (std::int64_t j = 0; j < 24; ++j) {
+          const bool pruned = (i == 1 && (j == 23 || j == first)) || (i == 2 && j == first + cols - 1);
+          EXPECT_EQ(mask.kept(i, j), !pruned) << first << ' ' << cols << ' ' << i << ' ' << j;
+        }
+      EXPECT_EQ(mask.count_pruned(), 3);
+    }
+}
+
+// Scores of few values: most lie at the threshold, and rows of many portions share what may be kept of them.
+TEST(ShareMask, CountsEqualScoresAcrossPortions) {
+  constexpr std::int64_t rows = 300, cols = 21;
+  std::vector<float> scores(rows * cols);
+  for (std::size_t i = 0; i < scores.size(); ++i) scores[i] = static_cast<float>(i * 7 % 3);
+  const Mask mask = prune_share({scores.data(), rows, cols}, 0.5, Group::matrix);
+  EXPECT_EQ(mask.count_pruned(), rows * cols / 2);
+  std::int64_t ones_left = rows * cols / 2 - rows * cols / 3;  // all zeros go, and so many ones, the last
+  for (std::int64_t at = rows * cols - 1; at >= 0; --at) {
+    const float score = scores[static_cast<std::size_t>(at)];
+    const bool pruned = score == 0 || (score == 1 && ones_left-- > 0);
+    ASSERT_EQ(mask.kept(at / cols, at % cols), !pruned) << at;
+  }
+}
+
 TEST(NofMMask, PrunesTheSameNumberInEveryGroup) {
   const auto scores = random_scores(64 * 128, 4, true);
   const Mask mask = prune_n_of_m(ConstMatrix(scores.data(), 64, 128), {2, 4});
