@@ -117,11 +117,13 @@ inline F negated(F x) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
   return {_mm256_xor_ps(x.a, sign), _mm256_xor_ps(x.b, sign)};
 }
-inline float smallest(F x) {
-  const __m256 eight = _mm256_min_ps(x.a, x.b);
-  __m128 v = _mm_min_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-  v = _mm_min_ps(v, _mm_movehl_ps(v, v));
-  return _mm_cvtss_f32(_mm_min_ss(v, _mm_movehdup_ps(v)));
+/// The smallest number, in every lane.
+inline F smallest(F x) {
+  __m256 v = _mm256_min_ps(x.a, x.b);
+  v = _mm256_min_ps(v, _mm256_permute2f128_ps(v, v, 1));
+  v = _mm256_min_ps(v, _mm256_permute_ps(v, 0x4e));
+  v = _mm256_min_ps(v, _mm256_permute_ps(v, 0xb1));
+  return {v, v};
 }
 /// g++ 12 forgets it in some functions, and narrow code then runs several times slower.
 inline void leave_lanes() { _mm256_zeroupper(); }

@@ -78,7 +78,13 @@ inline I shifted_right(I a, int n) { return {_mm512_srlv_epi32(a.v, _mm512_set1_
 inline F lookup4(F entries, I i) { return {_mm512_permutevar_ps(entries.v, i.v)}; }   // of the low two bits
 inline F lookup8(F entries, I i) { return {_mm512_permutexvar_ps(i.v, entries.v)}; }  // of the low three
 inline F negated(F a) { return {_mm512_xor_ps(a.v, _mm512_set1_ps(-0.0f))}; }
-inline float smallest(F a) { return _mm512_reduce_min_ps(a.v); }
+/// The smallest number, in every lane.
+inline F smallest(F a) {
+  __m512 v = _mm512_min_ps(a.v, _mm512_shuffle_f32x4(a.v, a.v, 0x4e));
+  v = _mm512_min_ps(v, _mm512_shuffle_f32x4(v, v, 0xb1));
+  v = _mm512_min_ps(v, _mm512_permute_ps(v, 0x4e));
+  return {_mm512_min_ps(v, _mm512_permute_ps(v, 0xb1))};
+}
 /// g++ 12 forgets it in some functions, and narrow code then runs several times slower.
 inline void leave_lanes() { _mm256_zeroupper(); }
 inline unsigned bits_of(M a) { return a.v; }

@@ -47,20 +47,29 @@ inline uint16_t nearest_point(const uint16_t* list, F level_values, float scale,
     const F difference = scaled - set(x[i]);
     error[i] = set(w[i]) * difference * difference;
   }
-  float sums[2048 + kLanes];
-  F least = set(infinite);
-  const int count = list[0];
-  for (int at = 0; at < count; at += kLanes) {
+  const auto errors = [&](int at) {
     const I keys = load_keys(list + 1 + at);
     F sum = pick<values>(error[0], keys, 0);
     for (int i = 1; i < values; ++i) sum = sum + pick<values>(error[i], keys, i);
+    return sum;
+  };
+  F sum = errors(0), least = min_of(sum, set(infinite));
+  const int count = list[0];
+  if (count <= kLanes) {
+    const F best = smallest(least);
+    const unsigned found = bits_of((sum == best) & (best < set(infinite)));
+    return list[1 + (found == 0 ? 0 : __builtin_ctz(found))];
+  }
+  float sums[2048 + kLanes];
+  for (int at = 0; at < count; at += kLanes) {
+    if (at > 0) sum = errors(at);
     least = min_of(sum, least);
     store(sums + at, sum);
   }
-  const float best = smallest(least);
-  if (!(best < infinite)) return list[1];
+  const F best = smallest(least);
+  if (!any(best < set(infinite))) return list[1];
   for (int at = 0;; at += kLanes)
-    if (const unsigned found = bits_of(load(sums + at) == set(best)); found != 0)
+    if (const unsigned found = bits_of(load(sums + at) == best); found != 0)
       return list[1 + at + __builtin_ctz(found)];
 }
 
