@@ -227,7 +227,7 @@ def gptqmodel_dequantizes(tools, folder, dense):
     try:
         from gptqmodel.nn_modules.qlinear.torch import TorchLinear
     except ImportError:
-        print("skipped gptqmodel: not installed")
+        print("skipped gptqmodel's TorchLinear: not installed (pip install gptqmodel)")
         return
     for bits in (2, 3, 4, 8):
         model = quantize(tools, folder, "quantize.gptq", dense, {"bits": bits, "act_order": True})
@@ -248,6 +248,38 @@ def gptqmodel_dequantizes(tools, folder, dense):
         tools.check(f"gptqmodel's TorchLinear, {bits} bits", error < 1e-3, f"relative difference {error:.1e}")
 
 
+def gptqmodel_loads_whole_models(tools, folder, dense):
+    """Its plain PyTorch kernels; they multiply by weights in f16, hence the tolerance. AWQ through transformers, which
+    hands over to it; GPTQ by its own loader, since transformers wants a further package for those."""
+    try:
+        from gptqmodel import BACKEND, GPTQModel
+    except ImportError:
+        print("skipped gptqmodel with AWQ and GPTQ models: not installed (pip install gptqmodel)")
+        return
+
+    def compare(name, model, theirs, tolerance):
+        ids = [(7 * i + i * i // 3) % theirs.config.vocab_size for i in range(64)]
+        (model.parent / "ids.json").write_text(json.dumps(ids))
+        shape = tools.probe("logits", model, model.parent / "ids.json", model.parent / "logits.f32")
+        ours = np.fromfile(model.parent / "logits.f32", np.float32).reshape(shape)
+        with torch.no_grad():
+            expected = theirs.eval()(torch.tensor([ids])).logits[0].float().numpy()
+        difference = np.abs(ours - expected).max() / np.abs(expected).max()
+        tools.check(f"logits of {name}", difference < tolerance, f"relative difference {difference:.1e}")
+
+    for params in ({}, {"group_size": 32, "symmetric": True}):
+        model = quantize(tools, folder, "quantize.awq", dense, params)
+        config = json.loads((model / "config.json").read_text())
+        config["quantization_config"]["backend"] = "torch_awq"  # else it compiles a kernel for this machine
+        (model / "config.json").write_text(json.dumps(config))
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, device_map="cpu")
+        compare(f"AWQ {params or ''} in transformers with gptqmodel", model, theirs, 1e-3)
+    for params in ({"act_order": True}, {"bits": 3}, {"bits": 8, "sharing": "channel"}):
+        model = quantize(tools, folder, "quantize.gptq", dense, {**params, "targets": ["*.layers.*_proj.weight"]})
+        theirs = GPTQModel.load(str(model), backend=BACKEND.GPTQ_TORCH, device="cpu", dtype=torch.float16).model
+        compare(f"GPTQ {params} in gptqmodel", model, theirs, 3e-3)  # f16 throughout: it offers no f32
+
+
 def check_all(tools, folder):
     dense = tools.step(folder, "io.convert", {"model": ("model", tools.PROSE)}, {"to": "f32"})
     compressed_tensors_loads(tools, folder, dense)
@@ -259,3 +291,4 @@ def check_all(tools, folder):
     awq_words_mean_what_we_read(tools, folder, dense)
     int8_rounds_inputs_too(tools, folder, dense)
     gptqmodel_dequantizes(tools, folder, dense)
+    gptqmodel_loads_whole_models(tools, folder, dense)

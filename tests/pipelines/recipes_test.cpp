@@ -60,7 +60,7 @@ TEST(Recipes, FormatSweepSetsSizeAgainstQuality) {
     const std::string name = std::string("quality[") + small + "]";
     EXPECT_GT(metric(result, name, "kl"), fp8) << small;
     EXPECT_LT(metric(result, name, "bytes"), metric(result, "quality[fp8]", "bytes")) << small;
-    EXPECT_TRUE(fs::exists(folder / "out/format-sweep" / small)) << small;
+    EXPECT_TRUE(fs::exists(folder / (std::string("out/format-sweep/") + small))) << small;
   }
   const Outcome report = fettle(folder.path(), {"report", "--format", "html", "--store", folder / "store"});
   EXPECT_NE(report.out.find("Size against quality"), std::string::npos) << report.err;
