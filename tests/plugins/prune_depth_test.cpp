@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/calibrate/importance.h"
+#include "fettle_kit/io/checkpoint.h"
 #include "fettle_kit/model/decoder.h"
 
 #include "plugins/harness.h"
@@ -37,6 +38,17 @@ std::string idle_model() {
     for (const char* name : {"model.layers.2.self_attn.o_proj.weight", "model.layers.2.mlp.down_proj.weight"})
       std::fill(tensors.at(name).begin(), tensors.at(name).end(), 0.0f);
   });
+}
+
+TEST(PruneDepth, IsAnIdentityWhereEverythingStays) {
+  const StepResult r = prune_prose().param("layers", 1).param("measure", 0).run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  const auto before = Checkpoint::open(prose_model()), after = Checkpoint::open(r.outputs.at("model"));
+  ASSERT_EQ(before->tensors().size(), after->tensors().size());
+  for (const TensorView* t : before->tensors()) {
+    const TensorView* const other = after->find(t->name);
+    ASSERT_TRUE(other != nullptr && std::equal(t->bytes.begin(), t->bytes.end(), other->bytes.begin())) << t->name;
+  }
 }
 
 TEST(PruneDepth, RemovesABlockThatPassesOnWhatItGetsFirst) {

@@ -9,6 +9,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 
@@ -42,6 +43,18 @@ Importance importance_of(const std::string& model, const std::string& tokens) {
                            .run();
   EXPECT_TRUE(r.ok()) << r.message;
   return *Importance::open(r.outputs.at("importance"));
+}
+
+TEST(PruneWidth, IsAnIdentityWhereEverythingStays) {
+  const StepResult r =
+      prune_prose().param("ffn", 1).param("heads", 1).param("kv_heads", 1).param("hidden", 1).param("measure", 0).run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  const auto before = Checkpoint::open(prose_model()), after = Checkpoint::open(r.outputs.at("model"));
+  ASSERT_EQ(before->tensors().size(), after->tensors().size());
+  for (const TensorView* t : before->tensors()) {
+    const TensorView* const other = after->find(t->name);
+    ASSERT_TRUE(other != nullptr && std::equal(t->bytes.begin(), t->bytes.end(), other->bytes.begin())) << t->name;
+  }
 }
 
 TEST(PruneWidth, RemovesDeadNeuronsFirstAndChangesNothingByIt) {
