@@ -4,17 +4,17 @@
 #include "fettle_kit/calibrate/column_magnitudes.h"
 #include "fettle_kit/calibrate/fold_plan.h"
 #include "fettle_kit/calibrate/quantize_blocks.h"
-#include "fettle_kit/calibrate/reconstruction.h"
 #include "fettle_kit/compress/folding.h"
 #include "fettle_kit/compress/quantization.h"
+#include "fettle_kit/kernels/gemm.h"
 
 #include "smooth.h"
 
-#include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <array>
-#include <cmath>
+#include <map>
 #include <optional>
 #include <utility>
 

@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include <cstring>
+#include <filesystem>
 
 namespace fettle::kit {
 namespace {
@@ -183,6 +184,8 @@ INSTANTIATE_TEST_SUITE_P(
                  p.specs[2].shape = {2, 31};
                },
                ": tensor 'm.scales' is f16 [2, 31], expected floats [2, 32]"},
+        Damage{"awq_infinite", awq_parts, [](Parts& p) { entry(p, 2, 0) = 0x7c007c00; },
+               ": tensor 'm.scales' holds inf at 0, which is no scale"},
         Damage{"awq_no_scales", awq_parts, [](Parts& p) { p.specs.erase(p.specs.begin() + 2); },
                ": tensor 'm.scales' is missing, expected floats [2, 32]"},
         Damage{"ct_groups", packed_parts, [](Parts& p) { p.config["quantization_config"].erase("config_groups"); },
@@ -284,6 +287,44 @@ TEST(AwqLayout, ReadsAnyRowsOfWhatItWrote) {
     written.read(first, MutMatrix(expected.data(), 11, cols));
     EXPECT_EQ(got, expected);
   }
+}
+
+/// As AutoAWQ itself words its config, and without what it leaves out in older releases.
+TEST(AwqLayout, ReadsWhatOtherWritersSayOfTheirFiles) {
+  const ScratchFolder folder;
+  Parts parts = awq_parts();
+  parts.config["quantization_config"] = {
+      {"backend", "autoawq"},      {"bits", 4},         {"do_fuse", false},
+      {"exllama_config", nullptr}, {"group_size", 32},  {"modules_to_not_convert", nullptr},
+      {"quant_method", "awq"},     {"version", "GEMM"}, {"zero_point", true}};
+  for (const bool versioned : {true, false}) {
+    if (!versioned) parts.config["quantization_config"].erase("version");
+    const auto opened = open(folder, parts);
+    ASSERT_TRUE(opened.ok()) << opened.error().message();
+    EXPECT_EQ(opened->layout(), "awq");
+    EXPECT_EQ(opened->find("m.weight")->shape, (std::vector<std::int64_t>{rows, cols}));
+    std::filesystem::remove_all(folder / "m");
+  }
+}
+
+/// Others store zero points, and scales of groups, too.
+TEST(IntQuantized, ReadsZeroPointsAndGroups) {
+  const ScratchFolder folder;
+  Parts parts = byte_parts();
+  parts.specs.pop_back(), parts.bytes.pop_back();  // the scale of the inputs
+  parts.specs[1] = {"m.weight_scale", DType::f32, {rows, 2}};
+  parts.bytes[1].assign(rows * 2 * 4, std::byte{0});
+  for (std::size_t i = 0; i < rows * 2; ++i) reinterpret_cast<float*>(parts.bytes[1].data())[i] = i % 2 == 0 ? 1 : 0.5F;
+  parts.specs.push_back({"m.weight_zero_point", DType::i8, {rows, 2}});
+  parts.bytes.emplace_back(rows * 2, static_cast<std::byte>(-3));
+  parts.bytes[0].assign(rows * cols, std::byte{5});
+  Json& args = weight_args(parts);
+  args["symmetric"] = false, args["strategy"] = "group", args["group_size"] = 32;
+  const auto opened = open(folder, parts);
+  ASSERT_TRUE(opened.ok()) << opened.error().message();
+  std::vector<float> row(cols);
+  DenseCheckpoint::read(*opened->find("m.weight"), 1, MutMatrix(row.data(), 1, cols));
+  for (std::size_t j = 0; j < row.size(); ++j) EXPECT_EQ(row[j], j < 32 ? 8 : 4);
 }
 
 TEST(IntQuantized, ReadsBackWhatItWrote) {
