@@ -61,19 +61,48 @@ def floats(tools, folder, dense, name):
     return tools.step(folder, technique, inputs, params)
 
 
+def loaded(model):
+    """FP4 becomes bf16 in compressed-tensors 0.20 whatever the model's type, and a model in f32 then fails."""
+    four = "float-quantized" not in (model / "config.json").read_text()
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16 if four else torch.float32)
+    theirs(torch.tensor([[1]]))  # unpacks
+    torch.nn.Module.float(theirs)
+    return theirs.eval(), four
+
+
 def compressed_floats_load(tools, folder, dense):
-    """Our reader reads weights: the client's rounding of inputs is switched off. FP4 becomes bf16 in compressed-tensors
-    0.20 whatever the model's type, so there the two meet in bf16 weights and f32 sums."""
+    """Weights alone: the client's rounding of inputs is switched off, and ours are spelled out, FP4 in bf16 as theirs."""
     for name in FLOATS:
         model = floats(tools, folder, dense, name)
-        four = "fp4" in name
-        theirs = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16 if four else torch.float32)
-        theirs(torch.tensor([[1]]))  # unpacks
-        torch.nn.Module.float(theirs)
+        theirs, four = loaded(model)
         for module in theirs.modules():
             module.quantization_enabled = False
-        ours = tools.step(folder, "io.convert", {"model": ("model", model)}, {"to": "bf16"}) if four else model
-        tools.logits_agree(f"compressed-tensors, {name}", ours, theirs=theirs)
+        ours = tools.step(folder, "io.convert", {"model": ("model", model)}, {"to": "bf16" if four else "f32"})
+        tools.logits_agree(f"compressed-tensors, weights of {name}", ours, theirs=theirs)
+
+
+def inputs_are_rounded_alike(tools, folder, dense):
+    """With rounded inputs, and the same weights to the bit. Sums differ in their last bits, so now and then an input
+    falls on the other side of a tie, and from there on everything differs by such steps: single tokens, most of which
+    must agree as if nothing were rounded."""
+    ids = range(1, 17)
+    for name in ("fp8 rows", "fp8 matrix, static", "fp8 blocks", "nvfp4 W4A4 with error feedback", "mxfp4 W4A4"):
+        model = floats(tools, folder, dense, name)
+        theirs, _ = loaded(model)
+        plain = tools.step(folder, "io.convert", {"model": ("model", model)}, {"to": "f32"})
+        theirs.load_state_dict(safetensors.torch.load_file(plain / "model.safetensors"), strict=False)
+        agreeing, off = 0, 0.0
+        for i in ids:
+            listed, raw = model.parent / "ids.json", model.parent / "logits.f32"
+            listed.write_text(json.dumps([i]))
+            shape = tools.probe("logits", model, listed, raw)
+            ours = np.fromfile(raw, np.float32).reshape(shape)
+            with torch.no_grad():
+                expected = theirs(torch.tensor([[i]])).logits[0].numpy()
+            difference = np.abs(ours - expected).max() / np.abs(expected).max()
+            agreeing, off = agreeing + (difference < 1e-5), max(off, difference)
+        tools.check(f"inputs rounded as compressed-tensors does, {name}", agreeing >= len(ids) // 2,
+                    f"{agreeing} of {len(ids)} tokens to 1e-5, the worst {off:.1e}")
 
 
 def compressed_floats_decompress(tools, folder, dense):
@@ -286,6 +315,7 @@ def check_all(tools, folder):
     compressed_tensors_decompresses(tools, folder, dense)
     compressed_floats_load(tools, folder, dense)
     compressed_floats_decompress(tools, folder, dense)
+    inputs_are_rounded_alike(tools, folder, dense)
     compressed_config_is_valid(tools, folder)
     gptq_words_mean_what_we_read(tools, folder, dense)
     awq_words_mean_what_we_read(tools, folder, dense)

@@ -61,6 +61,7 @@ struct Group {
   std::vector<std::string> targets;
   std::string format;
   WeightArgs weights;
+  InputGrid inputs;  ///< scales from calibration are still missing
 };
 
 Result<WeightArgs> weight_args(const Checkpoint& c, const std::string& group, const Json& json) {
@@ -87,6 +88,49 @@ Result<WeightArgs> weight_args(const Checkpoint& c, const std::string& group, co
   return args;
 }
 
+/// The grid for the inputs of a group's linears; none for kinds that we do not know: the weights can be read all the
+/// same.
+InputGrid input_grid(const Json& group) {
+  const auto args = group.find("input_activations");
+  if (args == group.end() || !args->is_object()) return {};
+  const auto found = args->find("dynamic");
+  const bool dynamic = found != args->end() && found->is_boolean() && found->get<bool>();
+  const bool local = found != args->end() && *found == "local";
+  const auto symmetric = args->find("symmetric");
+  if (symmetric != args->end() && *symmetric == false) return {};
+  const std::int64_t bits = number_of(*args, "num_bits"), group_size = number_of(*args, "group_size");
+  const std::string type = text_of(*args, "type"), strategy = text_of(*args, "strategy");
+  InputGrid grid;
+  grid.group = group_size;
+  using Kind = InputGrid::Kind;
+  if (bits == 8 && strategy == "tensor" && !dynamic && !local)
+    grid.kind = type == "float" ? Kind::fp8_fixed : Kind::int8_fixed;
+  else if (bits == 8 && strategy == "token" && dynamic)
+    grid.kind = type == "float" ? Kind::fp8_token : Kind::int8_token;
+  else if (bits == 8 && type == "float" && strategy == "group" && dynamic && group_size > 0)
+    grid.kind = Kind::fp8_group;
+  else if (bits == 4 && type == "float" && strategy == "tensor_group" && local && group_size == 16)
+    grid.kind = Kind::nvfp4;
+  else if (bits == 4 && type == "float" && strategy == "group" && dynamic && group_size == 32)
+    grid.kind = Kind::mxfp4;
+  return grid;
+}
+
+/// The same with the scale of that linear from calibration.
+Result<InputGrid> calibrated(const Checkpoint& c, const std::string& module, std::int64_t cols, InputGrid grid) {
+  using Kind = InputGrid::Kind;
+  const bool fixed = grid.kind == Kind::fp8_fixed || grid.kind == Kind::int8_fixed;
+  if (grid.kind == Kind::fp8_group && cols % grid.group != 0)
+    return bad_tensor(c, module + ".weight",
+                      fmt::format("reads {} inputs, which groups of {} do not divide", cols, grid.group));
+  if (!fixed && grid.kind != Kind::nvfp4) return grid;
+  const std::string name = module + (fixed ? ".input_scale" : ".input_global_scale");
+  FETTLE_ASSIGN(const std::vector<float> scale, read_scales(c, name, {{1}, {}}));
+  if (!(scale[0] > 0)) return bad_tensor(c, name, fmt::format("is {}, expected a positive scale", scale[0]));
+  grid.scale = scale[0];
+  return grid;
+}
+
 Result<std::vector<Group>> read_groups(const Checkpoint& c) {
   const Json& config = *quantization_config(c);
   const auto listed = config.find("config_groups");
@@ -102,6 +146,7 @@ Result<std::vector<Group>> read_groups(const Checkpoint& c) {
     FETTLE_ASSIGN(group.weights, weight_args(c, in_quotes(name), *weights));
     group.format = text_of(json, "format");
     if (group.format.empty()) group.format = text_of(config, "format");
+    group.inputs = input_grid(json);
     const auto targets = json.find("targets");
     if (targets == json.end() || !targets->is_array()) return bad("has no list 'targets'");
     for (const Json& target : *targets)
@@ -144,6 +189,7 @@ Result<std::vector<PackedWeight>> open_compressed(const Checkpoint& c) {
     }
     PackedWeight weight{module + ".weight", {}, nullptr};
     FETTLE_ASSIGN(weight.matrix, (*format)->open({&c, module, group->weights}));
+    FETTLE_ASSIGN(weight.inputs, calibrated(c, module, weight.matrix->cols(), group->inputs));
     for (const std::string_view part : (*format)->parts)
       if (const std::string name = fmt::format("{}.{}", module, part); c.find(name) != nullptr)
         weight.parts.push_back(name);

@@ -47,7 +47,7 @@ Result<DenseCheckpoint> DenseCheckpoint::open(const std::string& folder) {
     if (const auto part = part_of.find(tensor->name); part != part_of.end()) {
       const PackedWeight& weight = *part->second;
       if (std::exchange(seen[weight.name], true)) continue;
-      entry = {weight.name, {weight.matrix->rows(), weight.matrix->cols()}, nullptr, weight.matrix.get()};
+      entry = {weight.name, {weight.matrix->rows(), weight.matrix->cols()}, nullptr, weight.matrix.get(), weight.inputs};
     }
     if (!dense.index_.emplace(entry.name, dense.tensors_.size()).second)
       return bad_tensor(dense.stored_, entry.name, "is there twice, packed and as it is");

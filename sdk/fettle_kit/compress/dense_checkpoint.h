@@ -16,6 +16,7 @@ struct DenseTensor {
   std::vector<std::int64_t> shape;
   const TensorView* stored = nullptr;    ///< one of the two
   const PackedMatrix* packed = nullptr;  ///< read it as f32
+  InputGrid inputs{};                    ///< of a packed matrix: what clients round its inputs to
 };
 
 /// A checkpoint folder in any layout we know, as if it were not quantized: the tensors of the model by their usual

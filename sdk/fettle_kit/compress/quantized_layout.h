@@ -2,6 +2,7 @@
 #pragma once
 
 #include "fettle/result.h"
+#include "fettle_kit/compress/input_grid.h"
 #include "fettle_kit/io/checkpoint.h"
 #include "fettle_kit/tensor/matrix.h"
 
@@ -33,6 +34,7 @@ struct PackedWeight {
   std::string name;                ///< of the dense matrix: "model.layers.0.mlp.up_proj.weight"
   std::vector<std::string> parts;  ///< the stored tensors it takes the place of
   std::unique_ptr<const PackedMatrix> matrix;
+  InputGrid inputs{};  ///< what clients round the inputs of this linear to
 };
 
 /// One way to store quantized checkpoints. A new one is a file with such a table and a line in quantized_layout.cpp.

@@ -64,7 +64,13 @@ void Decoder::product(MutMatrix y, ConstMatrix x, const StoredMatrix& w) const {
 }
 
 void Decoder::apply(const Linear& linear, MutMatrix y, ConstMatrix x) const {
-  product(y, x, linear.weight);
+  if (linear.inputs.kind == InputGrid::Kind::none) {
+    product(y, x, linear.weight);
+  } else {
+    Rows rounded(x.rows, x.cols);
+    round_inputs(rounded, x, linear.inputs);
+    product(y, rounded, linear.weight);
+  }
   if (!linear.bias.empty()) add_bias(y, linear.bias);
   if (linear.paired_heads > 0) unpair_heads(y, linear.paired_heads);
 }

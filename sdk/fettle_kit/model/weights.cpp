@@ -38,6 +38,11 @@ struct Weights::Source {
     const DenseTensor* const tensor = checkpoint->find(name);
     return tensor && tensor->packed ? unpacked(*tensor) : tensor ? tensor->stored : nullptr;
   }
+  /// What a linear's inputs are rounded to.
+  InputGrid inputs(const std::string& name) const {
+    const DenseTensor* const tensor = checkpoint ? checkpoint->find(name) : nullptr;
+    return tensor ? tensor->inputs : InputGrid{};
+  }
   /// The name as messages show it: as it stands in the file.
   std::string stored_name(const std::string& name) const { return gguf ? gguf_name(architecture, name) : name; }
   std::uint64_t bytes() const {
@@ -163,6 +168,7 @@ Result<Linear> Weights::linear(const std::string& name, std::int64_t out, std::i
   Linear linear;
   if (from_gguf() && gguf_reorders_rows(source_->architecture, name + ".weight")) linear.paired_heads = heads;
   FETTLE_ASSIGN(linear.weight, matrix(name + ".weight", out, in));
+  linear.inputs = source_->inputs(name + ".weight");
   if (bias) {
     FETTLE_ASSIGN(linear.bias, vector(name + ".bias", out));
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "fettle/result.h"
+#include "fettle_kit/compress/input_grid.h"
 #include "fettle_kit/io/safetensors.h"
 #include "fettle_kit/kernels/gemm.h"
 #include "fettle_kit/model/config.h"
@@ -21,6 +22,8 @@ struct Linear {
   /// 0: rows stand as in a Hugging Face checkpoint. Else llama.cpp's order of so many heads' rows: inside each head row
   /// 2i + h is row h * D/2 + i of Hugging Face. Whoever multiplies puts the outputs back; nobody copies the matrix.
   std::int64_t paired_heads = 0;
+  /// x is rounded to this before it is multiplied, as clients of a checkpoint with quantized activations do.
+  InputGrid inputs;
 };
 
 /// One decoder block. Norm vectors are what the normalized row is multiplied by (1 + w where a family stores w); empty

@@ -64,20 +64,18 @@ Parts packed_parts() {
 
 Json& weight_args(Parts& parts) { return parts.config["quantization_config"]["config_groups"]["group_0"]["weights"]; }
 
-Parts float_parts(FloatKind kind, Fp8Sharing sharing) {
+Parts float_parts(FloatKind kind, Fp8Sharing sharing, Activations activations = Activations::none) {
   std::vector<float> w(rows * cols);
   for (std::size_t i = 0; i < w.size(); ++i) w[i] = static_cast<float>(i % 17) - 8.0F;
   FloatScheme s;
   s.kind = kind;
   s.sharing = sharing;
   const FloatMatrix m = *round_to_floats({"w", DType::f32, {rows, cols}, std::as_bytes(std::span(w))}, s, 8);
-  CompressedGroup group{std::string(float_format(kind).name),
-                        compressed_float_args(s),
-                        compressed_input_args(s, Activations::none),
-                        {"m"}};
+  CompressedGroup group{
+      std::string(float_format(kind).name), compressed_float_args(s), compressed_input_args(s, activations), {"m"}};
   return {{{"quantization_config", compressed_tensors_config({group}, {"lm_head"})}},
-          compressed_float_specs("m", rows, cols, s, Activations::none),
-          compressed_float_bytes(m, Activations::none, 0)};
+          compressed_float_specs("m", rows, cols, s, activations),
+          compressed_float_bytes(m, activations, 3)};
 }
 Parts fp8_parts() { return float_parts(FloatKind::fp8, Fp8Sharing::channel); }
 Parts fp8_block_parts() { return float_parts(FloatKind::fp8, Fp8Sharing::block); }
@@ -93,6 +91,8 @@ Parts byte_parts() {
           int_quantized_specs("m", rows, cols, s.scale_type, true),
           int_quantized_bytes(coded(s), s.scale_type, 0.5F)};
 }
+Parts fp8_fixed_parts() { return float_parts(FloatKind::fp8, Fp8Sharing::tensor, Activations::fixed); }
+Parts nvfp4_fixed_parts() { return float_parts(FloatKind::nvfp4, Fp8Sharing::tensor, Activations::fixed); }
 
 Result<DenseCheckpoint> open(const ScratchFolder& folder, const Parts& parts) {
   const auto source = [&](const TensorSpec& spec, const TensorSink& sink) -> Status {
@@ -256,8 +256,39 @@ INSTANTIATE_TEST_SUITE_P(
         Damage{"int_zeros", byte_parts, [](Parts& p) { weight_args(p)["symmetric"] = false; },
                ": tensor 'm.weight_zero_point' is missing, expected i8 [32, 1]"},
         Damage{"int_no_weight", byte_parts, [](Parts& p) { p.specs.erase(p.specs.begin()); },
-               ": tensor 'm.weight' is missing, expected i8 in two dimensions"}),
+               ": tensor 'm.weight' is missing, expected i8 in two dimensions"},
+        Damage{"fp8_no_input_scale", fp8_fixed_parts, [](Parts& p) { p.specs.pop_back(); },
+               ": tensor 'm.input_scale' is missing, expected floats [1] or []"},
+        Damage{"nvfp4_input_divisor", nvfp4_fixed_parts,
+               [](Parts& p) { entry(p, 3, 0) = static_cast<std::int32_t>(0xbf800000U); },
+               ": tensor 'm.input_global_scale' is -1, expected a positive scale"},
+        Damage{"fp8_input_groups", fp8_block_parts,
+               [](Parts& p) {
+                 p.config["quantization_config"]["config_groups"]["group_0"]["input_activations"] = {
+                     {"num_bits", 8}, {"type", "float"}, {"strategy", "group"}, {"group_size", 48}, {"dynamic", true}};
+               },
+               ": tensor 'm.weight' reads 64 inputs, which groups of 48 do not divide"}),
     [](const auto& row) { return row.param.name; });
+
+TEST(DenseCheckpoint, TellsWhatClientsRoundInputsTo) {
+  const auto grid = [](const Parts& parts) {
+    const ScratchFolder folder;
+    const auto opened = open(folder, parts);
+    EXPECT_TRUE(opened.ok()) << opened.error().message();
+    return opened->find("m.weight")->inputs;
+  };
+  using Kind = InputGrid::Kind;
+  EXPECT_EQ(grid(fp8_parts()).kind, Kind::none);
+  EXPECT_EQ(grid(fp8_fixed_parts()).kind, Kind::fp8_fixed);
+  EXPECT_EQ(grid(fp8_fixed_parts()).scale, 3.0F / 448);
+  EXPECT_EQ(grid(nvfp4_fixed_parts()).kind, Kind::nvfp4);
+  EXPECT_EQ(grid(nvfp4_fixed_parts()).scale, 448 * 6 / 3.0F);
+  const auto dynamic = [](FloatKind kind, Fp8Sharing sharing) {
+    return float_parts(kind, sharing, Activations::dynamic);
+  };
+  EXPECT_EQ(grid(dynamic(FloatKind::fp8, Fp8Sharing::channel)).kind, Kind::fp8_token);
+  EXPECT_EQ(grid(dynamic(FloatKind::mxfp4, Fp8Sharing::channel)).kind, Kind::mxfp4);
+}
 
 TEST(DenseCheckpoint, MatchesPatternsFromTheStartOfTheName) {
   const ScratchFolder folder;
