@@ -131,6 +131,35 @@ def compressed_floats_decompress(tools, folder, dense):
         tools.check(f"compressed-tensors unpacks {name}", torch.equal(ours, theirs.float()))
 
 
+def modelopt_files_convert(tools, folder, dense):
+    """NVFP4 through compressed-tensors' own converter of ModelOpt files, FP8 by torch's float8 alone."""
+    from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
+    from compressed_tensors.entrypoints.convert import ModelOptNvfp4Converter
+    for technique, params in (("quantize.fp8", {"sharing": "tensor", "activations": "static"}), ("quantize.fp8", {}),
+                              ("quantize.fp8", {"sharing": "block", "activations": "none"}), ("quantize.nvfp4", {}),
+                              ("quantize.nvfp4", {"activations": "static"})):
+        inputs = {"model": ("model", dense)}
+        if params.get("activations") == "static":
+            inputs["calibration"] = ("tokens", tools.tokens(folder, tools.PROSE))
+        model = tools.step(folder, technique, inputs, {"format": "modelopt", **params})
+        algorithm = json.loads((model / "hf_quant_config.json").read_text())["quantization"]["quant_algo"]
+        tensors = safetensors.torch.load_file(model / "model.safetensors")
+        plain = tools.step(folder, "io.convert", {"model": ("model", model)}, {"to": "f32"})
+        ours = safetensors.torch.load_file(plain / "model.safetensors")[f"{Q}.weight"]
+        if technique == "quantize.nvfp4":
+            tensors = ModelOptNvfp4Converter(ignore=["lm_head"], targets=["re:.*proj$"]).process(tensors)
+            packed, scale = tensors[f"{Q}.weight_packed"], tensors[f"{Q}.weight_scale"].float()
+            codes = unpack_fp4_from_uint8(packed, packed.shape[0], packed.shape[1] * 2, dtype=torch.float32)
+            theirs = codes * (scale / tensors[f"{Q}.weight_global_scale"]).repeat_interleave(16, 1)
+        else:
+            codes, scale = tensors[f"{Q}.weight"].float(), tensors[f"{Q}.weight_scale"]
+            if scale.dim() == 4:
+                scale = scale.expand(-1, 128, -1, 128).reshape(codes.shape)
+            theirs = codes * (scale[:, None] if scale.dim() == 1 else scale)
+        error = float((ours - theirs).abs().max() / theirs.abs().max())
+        tools.check(f"ModelOpt's {algorithm}", error < 1e-6, f"relative difference {error:.1e}")
+
+
 def compressed_tensors_decompresses(tools, folder, dense):
     """Matrix by matrix: transformers 5.23 with compressed-tensors 0.20 loads no asymmetric model, its own neither (it
     expects the zero points of pack-quantized unpacked)."""
@@ -316,6 +345,7 @@ def check_all(tools, folder):
     compressed_floats_load(tools, folder, dense)
     compressed_floats_decompress(tools, folder, dense)
     inputs_are_rounded_alike(tools, folder, dense)
+    modelopt_files_convert(tools, folder, dense)
     compressed_config_is_valid(tools, folder)
     gptq_words_mean_what_we_read(tools, folder, dense)
     awq_words_mean_what_we_read(tools, folder, dense)

@@ -95,6 +95,52 @@ INSTANTIATE_TEST_SUITE_P(
             R"({"num_bits":8,"type":"float","symmetric":true,"strategy":"group","group_size":128,"dynamic":true})"}),
     [](const auto& row) { return row.param.name; });
 
+struct ModelOptVariant {
+  const char* sharing;
+  const char* activations;
+  const char* algorithm;
+  std::vector<std::int64_t> scale_shape;  ///< of q_proj [256, 256]
+  InputGrid::Kind inputs;
+};
+
+class Fp8ModelOpt : public ::testing::TestWithParam<ModelOptVariant> {};
+
+TEST_P(Fp8ModelOpt, ReadsBackTheGridsValuesAndSaysSoInBothFiles) {
+  const ModelOptVariant& c = GetParam();
+  Step step = fp8().param("format", "modelopt").param("sharing", c.sharing).param("activations", c.activations);
+  if (c.activations == std::string("static")) step.input("calibration", "tokens", prose_tokens(4));
+  const StepResult r = step.run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  const auto written = DenseCheckpoint::open(r.outputs.at("model"));
+  ASSERT_TRUE(written.ok()) << written.error().message();
+  EXPECT_EQ(written->layout(), "modelopt");
+  FloatScheme s;
+  s.sharing = c.sharing == std::string("channel")  ? Fp8Sharing::channel
+              : c.sharing == std::string("tensor") ? Fp8Sharing::tensor
+                                                   : Fp8Sharing::block;
+  EXPECT_EQ(values_in(*written, q), rounded(q, s, {q, k, v}));
+  EXPECT_EQ(written->find(q)->inputs.kind, c.inputs);
+  const TensorView* const scale = written->stored().find(attention + "q_proj.weight_scale");
+  EXPECT_EQ(scale->dtype, DType::f32);
+  EXPECT_EQ(scale->shape, c.scale_shape);
+  const Json& config = written->stored().config()["quantization_config"];
+  EXPECT_EQ(config["quant_method"], "modelopt");
+  EXPECT_EQ(config["quant_algo"], c.algorithm);
+  EXPECT_EQ(config["ignore"].dump(), R"(["lm_head"])");
+  const auto file = read_json_file(r.outputs.at("model") + "/hf_quant_config.json");
+  EXPECT_EQ(file->dump(), std::string(R"({"producer":{"name":"modelopt","version":"0.47.0"},"quantization":{)") +
+                              R"("quant_algo":")" + c.algorithm +
+                              R"(","kv_cache_quant_algo":null,"exclude_modules":["lm_head"]}})");
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Rows, Fp8ModelOpt,
+    ::testing::Values(ModelOptVariant{"tensor", "static", "FP8", {}, InputGrid::Kind::fp8_fixed},
+                      ModelOptVariant{
+                          "channel", "dynamic", "FP8_PER_CHANNEL_PER_TOKEN", {256}, InputGrid::Kind::fp8_token},
+                      ModelOptVariant{"block", "none", "FP8_PB_WO", {2, 1, 2, 1}, InputGrid::Kind::none}),
+    [](const auto& row) { return row.param.algorithm; });
+
 TEST(QuantizeFp8, LeavesTheHeadAndWhatItDoesNotTargetAsTheyAre) {
   const StepResult r = fp8().param("ignore", {down}).run();
   ASSERT_TRUE(r.ok()) << r.message;
@@ -158,7 +204,19 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"static_blocks",
                 {{"sharing", "block"}, {"activations", "static"}},
                 "vLLM 0.20 multiplies blocks of 128 x 128 by activations with scales of their own; use activations: "
-                "dynamic, or sharing: channel"}),
+                "dynamic, or sharing: channel"},
+        Refusal{"modelopt_matrix",
+                {{"sharing", "tensor"}, {"format", "modelopt"}},
+                "ModelOpt 0.47 has sharing: tensor only with activations: static; use that, or format: "
+                "compressed-tensors"},
+        Refusal{"modelopt_rows",
+                {{"activations", "none"}, {"format", "modelopt"}},
+                "ModelOpt 0.47 has sharing: channel only with activations: dynamic; use that, or format: "
+                "compressed-tensors"},
+        Refusal{"modelopt_blocks",
+                {{"sharing", "block"}, {"format", "modelopt"}},
+                "ModelOpt 0.47 has sharing: block only with activations: none; use that, or format: "
+                "compressed-tensors"}),
     [](const auto& row) { return row.param.name; });
 
 TEST(QuantizeFp8, RefusesBlocksThatDoNotDivide) {

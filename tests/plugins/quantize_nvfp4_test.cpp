@@ -116,6 +116,39 @@ TEST(QuantizeNvfp4, CalibratesADivisorOfInputs) {
   EXPECT_EQ(dense->find(q + ".input_global_scale"), nullptr);  // part of the matrix
 }
 
+TEST(QuantizeNvfp4, WritesModelOptsFactorsWhereOthersHaveDivisors) {
+  const auto run = [](const char* format) {
+    return nvfp4()
+        .param("format", format)
+        .param("activations", "static")
+        .param("propagation", "dense")
+        .input("calibration", "tokens", prose_tokens(4))
+        .run();
+  };
+  const StepResult r = run("modelopt"), other = run("compressed-tensors");
+  ASSERT_TRUE(r.ok() && other.ok()) << r.message << other.message;
+  const auto a = DenseCheckpoint::open(r.outputs.at("model")), b = DenseCheckpoint::open(other.outputs.at("model"));
+  ASSERT_TRUE(a.ok() && b.ok()) << a.error().message();
+  EXPECT_EQ(a->layout(), "modelopt");
+  EXPECT_EQ(number_in(a->stored(), q + ".weight_scale_2"), 1 / number_in(b->stored(), q + ".weight_global_scale"));
+  EXPECT_EQ(number_in(a->stored(), q + ".input_scale"), 1 / number_in(b->stored(), q + ".input_global_scale"));
+  const auto bytes = [](const DenseCheckpoint& model, const std::string& name) {
+    const auto view = model.stored().find(name)->bytes;
+    return std::vector<std::byte>(view.begin(), view.end());
+  };
+  EXPECT_EQ(bytes(*a, q + ".weight"), bytes(*b, q + ".weight_packed"));
+  EXPECT_EQ(bytes(*a, q + ".weight_scale"), bytes(*b, q + ".weight_scale"));
+  FloatScheme s;
+  s.kind = FloatKind::nvfp4;
+  s.block_scale = BlockScale::four_over_six;
+  s.reciprocal = true;
+  EXPECT_EQ(values_in(*a, down + ".weight"), rounded(down + ".weight", s, {down + ".weight"}));
+  EXPECT_EQ(a->find(q + ".weight")->inputs.kind, InputGrid::Kind::nvfp4);
+  const auto file = read_json_file(r.outputs.at("model") + "/hf_quant_config.json");
+  EXPECT_EQ((*file)["quantization"].dump(),
+            R"({"quant_algo":"NVFP4","kv_cache_quant_algo":null,"group_size":16,"exclude_modules":["lm_head"]})");
+}
+
 // Weights err more, outputs less.
 TEST(QuantizeNvfp4, LosesLessOfTheOutputsThroughErrorFeedback) {
   const auto run = [](bool feedback) {

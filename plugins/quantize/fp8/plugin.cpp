@@ -5,7 +5,6 @@
 
 namespace {
 
-using fettle::Code;
 using fettle::Status;
 using namespace fettle::kit;
 
@@ -30,17 +29,11 @@ class QuantizeFp8 {
                "how clients round what the matrices read: dynamic, by scales of each token (of its 128 columns for "
                "sharing: block); static, by one scale from calibration; none, not at all",
                fettle::one_of({"dynamic", "static", "none"}));
+    with_float_formats(d);
     return with_quantized_floats(d);
   }
 
-  static Status validate(const Params& p) {
-    if (p.sharing == "block" && p.activations == "static")
-      return {Code::invalid_argument,
-              "vLLM 0.20 multiplies blocks of 128 x 128 by activations with scales of their own; use activations: "
-              "dynamic, or sharing: channel",
-              "activations"};
-    return {};
-  }
+  static Status validate(const Params& p) { return check_float_recipe(p, recipe_of(p, DType::f32)); }
 
   static Status estimate(const Params& p, const fettle::Inputs& in, fettle::Estimate& e) {
     return estimate_quantize_floats(p, recipe_of(p, DType::f32), in, e);
@@ -48,7 +41,7 @@ class QuantizeFp8 {
 
   static Status run(const Params& p, fettle::Context& context) {
     FETTLE_ASSIGN(const Checkpoint model, Checkpoint::open(context.inputs.at("model").path()));
-    return quantize_floats(p, recipe_of(p, weight_type(model)), context);
+    return quantize_floats(p, recipe_of(p, p.format == "modelopt" ? DType::f32 : weight_type(model)), context);
   }
 
  private:

@@ -31,6 +31,7 @@ class QuantizeNvfp4 {
                "how clients round what the matrices read: none, not at all (W4A16); static, to NVFP4 with the tensor's "
                "scale from calibration (W4A4)",
                fettle::one_of({"none", "static"}));
+    with_float_formats(d);
     return with_quantized_floats(d);
   }
 
@@ -45,6 +46,7 @@ class QuantizeNvfp4 {
     FloatRecipe recipe;
     recipe.scheme.kind = FloatKind::nvfp4;
     recipe.scheme.block_scale = *find_block_scale(p.scales);
+    recipe.scheme.reciprocal = p.format == "modelopt";
     recipe.activations = activations_named(p.activations);
     return recipe;
   }

@@ -160,7 +160,8 @@ FloatView FloatMatrix::view() const {
   v.scale_rows = scheme.sharing == Fp8Sharing::tensor ? rows : scheme.sharing == Fp8Sharing::channel ? 1 : fp8_block;
   v.scale_cols = scheme.sharing == Fp8Sharing::block ? fp8_block : cols;
   v.block_scales = block_scales.data();
-  v.tensor_scale = divisor;
+  v.divides = !scheme.reciprocal;
+  v.tensor_scale = scheme.reciprocal ? 1 / divisor : divisor;
   return v;
 }
 
@@ -235,7 +236,9 @@ FloatRounding::FloatRounding(const FloatMatrix& m) : kind_(m.scheme.kind) {
   across_ = divided_up(m.cols, scale_cols_);
   if (!packed) scales_ = m.scales;
   for (const std::uint8_t code : m.block_scales)
-    scales_.push_back(kind_ == FloatKind::nvfp4 ? from_e4m3(code) / m.divisor : from_e8m0(code));
+    scales_.push_back(kind_ == FloatKind::mxfp4 ? from_e8m0(code)
+                      : v.divides               ? from_e4m3(code) / v.tensor_scale
+                                                : from_e4m3(code) * v.tensor_scale);
 }
 
 float FloatRounding::nearest(std::int64_t row, std::int64_t column, float w) const {

@@ -27,6 +27,7 @@ struct FloatScheme {
   /// Scales of fp8 are rounded to this type before any weight is rounded with them. f32, f16 or bf16.
   DType scale_type = DType::f32;
   BlockScale block_scale = BlockScale::plain;    ///< of nvfp4
+  bool reciprocal = false;                       ///< nvfp4: the file holds 1 / divisor, and readers multiply
   PowerScale power_scale = PowerScale::nearest;  ///< of mxfp4
 
   bool packed() const { return kind != FloatKind::fp8; }  ///< two weights a byte

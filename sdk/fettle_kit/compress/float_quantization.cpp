@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/compress/float_quantization.h"
 
+#include "fettle_kit/compress/modelopt.h"
+
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
@@ -44,6 +46,30 @@ Json config_of(const std::vector<FloatTarget>& targets, std::vector<std::string>
 
 }  // namespace
 
+Status check_float_recipe(const FloatParams& params, const FloatRecipe& recipe) {
+  const FloatScheme& s = recipe.scheme;
+  if (params.format == "modelopt" && modelopt_algorithm(s, recipe.activations).empty()) {
+    const bool tensor = s.sharing == Fp8Sharing::tensor, channel = s.sharing == Fp8Sharing::channel;
+    return {Code::invalid_argument,
+            fmt::format("ModelOpt 0.47 has sharing: {0} only with activations: {1}; use that, or format: "
+                        "compressed-tensors",
+                        tensor    ? "tensor"
+                        : channel ? "channel"
+                                  : "block",
+                        tensor    ? "static"
+                        : channel ? "dynamic"
+                                  : "none"),
+            "format"};
+  }
+  if (s.kind == FloatKind::fp8 && s.sharing == Fp8Sharing::block && recipe.activations == Activations::fixed)
+    return {
+        Code::invalid_argument,
+        "vLLM 0.20 multiplies blocks of 128 x 128 by activations with scales of their own; use activations: dynamic, "
+        "or sharing: channel",
+        "activations"};
+  return {};
+}
+
 Result<std::vector<FloatTarget>> float_targets(const Checkpoint& model, const FloatParams& params,
                                                const FloatRecipe& recipe) {
   FETTLE_ASSIGN(const auto tensors, quantization_targets(model, params));
@@ -74,25 +100,36 @@ void warn_of_unlike(const Checkpoint& model, const std::vector<FloatTarget>& tar
 }
 
 std::string weights_attribute(const FloatParams& params, const FloatRecipe& recipe) {
+  if (params.format == "modelopt")
+    return fmt::format("modelopt.{}", modelopt_algorithm(recipe.scheme, recipe.activations));
   return fmt::format("{}.{}", params.format, float_format(recipe.scheme.kind).name);
 }
 
 Result<FloatWriter> FloatWriter::create(const std::string& folder, const Checkpoint& model,
                                         const std::vector<FloatTarget>& targets, const FloatParams& params,
                                         const FloatRecipe& recipe) {
+  const bool modelopt = params.format == "modelopt";
+  const auto specs_of = modelopt ? &modelopt_specs : &compressed_float_specs;
   std::map<std::string, std::vector<TensorSpec>> replaced;
-  for (const FloatTarget& t : targets)
-    replaced[t.tensor->name] = compressed_float_specs(module_of(t.tensor->name), t.tensor->rows(), t.tensor->cols(),
-                                                      recipe.scheme, recipe.activations);
+  for (const auto& [t, magnitude] : targets)
+    replaced[t->name] = specs_of(module_of(t->name), t->rows(), t->cols(), recipe.scheme, recipe.activations);
+  const std::vector<std::string> dense = dense_linears(model, names_of(targets));
   QuantizedOptions options;
   options.checkpoint.shard_bytes = static_cast<std::uint64_t>(params.shard_size.value);
-  options.quantization_config = config_of(targets, dense_linears(model, names_of(targets)), recipe);
+  if (modelopt) {
+    const std::string_view algorithm = modelopt_algorithm(recipe.scheme, recipe.activations);
+    options.quantization_config = modelopt_config(algorithm, dense);
+    options.files.emplace_back("hf_quant_config.json", modelopt_file(algorithm, dense));
+  } else {
+    options.quantization_config = config_of(targets, dense, recipe);
+  }
   FETTLE_ASSIGN(QuantizedWriter writer, QuantizedWriter::create(folder, model, std::move(replaced), options));
-  return FloatWriter(std::move(writer), params.format, recipe.activations);
+  return FloatWriter(std::move(writer), modelopt, recipe.activations);
 }
 
 Status FloatWriter::put(const TensorView& tensor, const FloatMatrix& matrix, float input_magnitude) {
-  return writer_.replace(tensor.name, compressed_float_bytes(matrix, activations_, input_magnitude));
+  return writer_.replace(
+      tensor.name, (modelopt_ ? &modelopt_bytes : &compressed_float_bytes)(matrix, activations_, input_magnitude));
 }
 
 void WeightErrors::add(const FloatMatrix& matrix) {

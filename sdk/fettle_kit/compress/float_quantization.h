@@ -15,6 +15,16 @@ struct FloatParams : QuantizeParams {
   std::string format = "compressed-tensors";
 };
 
+/// Declares `format`, for types that ModelOpt has too.
+template <class Params>
+Description<Params>& with_float_formats(Description<Params>& description) {
+  return description.param(
+      "format", static_cast<std::string Params::*>(&FloatParams::format),
+      "layout of the files: compressed-tensors (vLLM, transformers, SGLang), or NVIDIA ModelOpt's (TensorRT-LLM, vLLM, "
+      "SGLang)",
+      one_of({"compressed-tensors", "modelopt"}));
+}
+
 /// What becomes of the weights, and what clients do with the inputs.
 struct FloatRecipe {
   FloatScheme scheme;
@@ -27,6 +37,9 @@ struct FloatTarget {
   /// them. 0 if the scheme has no scale of tensors.
   float magnitude = 0;
 };
+
+/// invalid_argument for combinations that the clients of the format do not know.
+Status check_float_recipe(const FloatParams& params, const FloatRecipe& recipe);
 
 /// The matrices to quantize. Everything about shapes and clients that could fail later is checked here; reads all of
 /// them once if they have a scale of their tensor.
@@ -50,10 +63,10 @@ class FloatWriter {
   Status finish() { return writer_.finish(); }
 
  private:
-  FloatWriter(QuantizedWriter writer, std::string format, Activations activations)
-      : writer_(std::move(writer)), format_(std::move(format)), activations_(activations) {}
+  FloatWriter(QuantizedWriter writer, bool modelopt, Activations activations)
+      : writer_(std::move(writer)), modelopt_(modelopt), activations_(activations) {}
   QuantizedWriter writer_;
-  std::string format_;
+  bool modelopt_;
   Activations activations_;
 };
 

@@ -4,6 +4,7 @@
 #include "fettle_kit/compress/awq_layout.h"
 #include "fettle_kit/compress/compressed_tensors.h"
 #include "fettle_kit/compress/gptq_layout.h"
+#include "fettle_kit/compress/modelopt.h"
 
 #include "unit/kit/io/scratch_folder.h"
 
@@ -93,6 +94,22 @@ Parts byte_parts() {
 }
 Parts fp8_fixed_parts() { return float_parts(FloatKind::fp8, Fp8Sharing::tensor, Activations::fixed); }
 Parts nvfp4_fixed_parts() { return float_parts(FloatKind::nvfp4, Fp8Sharing::tensor, Activations::fixed); }
+
+Parts modelopt_parts(FloatKind kind) {
+  std::vector<float> w(rows * cols);
+  for (std::size_t i = 0; i < w.size(); ++i) w[i] = static_cast<float>(i % 17) - 8.0F;
+  FloatScheme s;
+  s.kind = kind;
+  s.sharing = Fp8Sharing::tensor;
+  s.reciprocal = true;
+  const FloatMatrix m = *round_to_floats({"w", DType::f32, {rows, cols}, std::as_bytes(std::span(w))}, s, 8);
+  const auto fixed = Activations::fixed;
+  return {{{"quantization_config", modelopt_config(modelopt_algorithm(s, fixed), {"lm_head"})}},
+          modelopt_specs("m", rows, cols, s, fixed),
+          modelopt_bytes(m, fixed, 3)};
+}
+Parts modelopt_fp8_parts() { return modelopt_parts(FloatKind::fp8); }
+Parts modelopt_nvfp4_parts() { return modelopt_parts(FloatKind::nvfp4); }
 
 Result<DenseCheckpoint> open(const ScratchFolder& folder, const Parts& parts) {
   const auto source = [&](const TensorSpec& spec, const TensorSink& sink) -> Status {
@@ -267,8 +284,53 @@ INSTANTIATE_TEST_SUITE_P(
                  p.config["quantization_config"]["config_groups"]["group_0"]["input_activations"] = {
                      {"num_bits", 8}, {"type", "float"}, {"strategy", "group"}, {"group_size", 48}, {"dynamic", true}};
                },
-               ": tensor 'm.weight' reads 64 inputs, which groups of 48 do not divide"}),
+               ": tensor 'm.weight' reads 64 inputs, which groups of 48 do not divide"},
+        Damage{"modelopt_algorithm", modelopt_fp8_parts,
+               [](Parts& p) { p.config["quantization_config"]["quant_algo"] = "W4A16_AWQ"; },
+               ": ModelOpt's quant_algo 'W4A16_AWQ' cannot be read; known are "},
+        Damage{"modelopt_type", modelopt_fp8_parts, [](Parts& p) { p.specs[0].dtype = DType::i8; },
+               ": tensor 'm.weight' is i8 [32, 64], expected f8_e4m3 or u8 [rows, columns]"},
+        Damage{"modelopt_scale", modelopt_fp8_parts, [](Parts& p) { p.specs[1].shape = {31}; },
+               ": tensor 'm.weight_scale' is f32 [31], expected floats [] or [1] or [32] or [32, 1] or [1, 1, 1, 1] or "
+               "[1, 1]"},
+        Damage{"modelopt_no_input_scale", modelopt_fp8_parts, [](Parts& p) { p.specs.pop_back(); },
+               ": tensor 'm.input_scale' is missing, expected floats [] or [1]"},
+        Damage{"modelopt_columns", modelopt_nvfp4_parts, [](Parts& p) { p.specs[0].shape = {32, 36}; },
+               ": tensor 'm.weight' has rows of 72 weights, which groups of 16 do not divide"},
+        Damage{"modelopt_blocks", modelopt_nvfp4_parts, [](Parts& p) { p.specs[1].shape = {32, 3}; },
+               ": tensor 'm.weight_scale' is f8_e4m3 [32, 3], expected f8_e4m3 [32, 4]"},
+        Damage{"modelopt_second_scale", modelopt_nvfp4_parts, [](Parts& p) { p.specs[2].name = "m.other"; },
+               ": tensor 'm.weight_scale_2' is missing, expected floats [] or [1]"},
+        Damage{"modelopt_smoothed", modelopt_nvfp4_parts, [](Parts& p) { p.specs[3].name = "m.pre_quant_scale"; },
+               ": tensor 'm.pre_quant_scale' changes the inputs of its matrix, which cannot be read yet"}),
     [](const auto& row) { return row.param.name; });
+
+/// Older exports say what they are beside config.json only.
+TEST(DenseCheckpoint, ReadsModelOptsOwnFile) {
+  const ScratchFolder folder;
+  Parts parts = modelopt_nvfp4_parts();
+  parts.config = Json::object();
+  EXPECT_FALSE(open(folder, parts)->find("m.weight")->packed);  // an u8 tensor like any other
+  ASSERT_TRUE(write_json_file(folder / "m/hf_quant_config.json", modelopt_file("NVFP4", {})).ok());
+  const auto opened = DenseCheckpoint::open(folder / "m");
+  ASSERT_TRUE(opened.ok()) << opened.error().message();
+  EXPECT_TRUE(opened->find("m.weight")->packed);
+  ASSERT_TRUE(write_json_file(folder / "m/hf_quant_config.json", Json::array()).ok());
+  EXPECT_EQ(DenseCheckpoint::open(folder / "m").error().message(),
+            folder / "m/hf_quant_config.json" + ": has no object 'quantization'");
+}
+
+/// MIXED_PRECISION names the algorithm of each layer.
+TEST(DenseCheckpoint, ReadsModelOptsAlgorithmsOfLayers) {
+  const ScratchFolder folder;
+  Parts parts = modelopt_fp8_parts();
+  Json& config = parts.config["quantization_config"];
+  config["quant_algo"] = "MIXED_PRECISION";
+  config["quantized_layers"] = {{"m", {{"quant_algo", "FP8"}}}};
+  const auto opened = open(folder, parts);
+  ASSERT_TRUE(opened.ok()) << opened.error().message();
+  EXPECT_EQ(opened->find("m.weight")->inputs.kind, InputGrid::Kind::fp8_fixed);
+}
 
 TEST(DenseCheckpoint, TellsWhatClientsRoundInputsTo) {
   const auto grid = [](const Parts& parts) {

@@ -45,8 +45,9 @@ FloatScheme fp8(Fp8Sharing sharing, DType scales) {
   s.scale_type = scales;
   return s;
 }
-FloatScheme nvfp4(BlockScale choice) {
+FloatScheme nvfp4(BlockScale choice, bool reciprocal = false) {
   FloatScheme s;
+  s.reciprocal = reciprocal;
   s.kind = FloatKind::nvfp4;
   s.block_scale = choice;
   return s;
@@ -97,7 +98,7 @@ TEST_P(FloatMatrices, AreWhatTheNaiveReferenceSays) {
       } else {
         if (s.kind == FloatKind::nvfp4) {
           nvfp4_scales(block, divisor, s.block_scale, nullptr, &code);
-          scale = from_e4m3(code) / divisor;
+          scale = s.reciprocal ? from_e4m3(code) * (1 / divisor) : from_e4m3(code) / divisor;
         } else {
           mxfp4_scales(block, s.power_scale, &code);
           scale = std::ldexp(1.0F, code - 127);
@@ -146,6 +147,7 @@ INSTANTIATE_TEST_SUITE_P(Rows, FloatMatrices,
                                            Case{"fp8_ragged_block", fp8(Fp8Sharing::block, DType::bf16), 131, 200},
                                            Case{"nvfp4_plain", nvfp4(BlockScale::plain), 19, 80},
                                            Case{"nvfp4_four_over_six", nvfp4(BlockScale::four_over_six), 33, 2064},
+                                           Case{"nvfp4_modelopt", nvfp4(BlockScale::plain, true), 19, 80},
                                            Case{"nvfp4_sweep", nvfp4(BlockScale::sweep), 19, 80},
                                            Case{"mxfp4_floor", mxfp4(PowerScale::floor), 17, 96},
                                            Case{"mxfp4_nearest", mxfp4(PowerScale::nearest), 17, 96},
