@@ -183,7 +183,7 @@ TEST_P(IoConvertFromGgufType, HoldsWhatTheFileSays) {
 
 INSTANTIATE_TEST_SUITE_P(Types, IoConvertFromGgufType,
                          ::testing::Values("F32", "F16", "Q4_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_S",
-                                           "Q6_K", "IQ4_NL", "IQ4_XS", "TQ1_0", "TQ2_0"),
+                                           "Q6_K", "IQ4_NL", "IQ4_XS", "IQ3_S", "TQ1_0", "TQ2_0"),
                          [](const auto& row) { return std::string(row.param); });
 
 /// Families whose rows are permuted, whose biases are, whose rope is scaled, whose heads are normalized.
