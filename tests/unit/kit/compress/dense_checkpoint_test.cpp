@@ -405,6 +405,7 @@ TEST(IntQuantized, ReadsZeroPointsAndGroups) {
   const ScratchFolder folder;
   Parts parts = byte_parts();
   parts.specs.pop_back(), parts.bytes.pop_back();  // the scale of the inputs
+  parts.config["quantization_config"]["config_groups"]["group_0"]["input_activations"] = nullptr;
   parts.specs[1] = {"m.weight_scale", DType::f32, {rows, 2}};
   parts.bytes[1].assign(rows * 2 * 4, std::byte{0});
   for (std::size_t i = 0; i < rows * 2; ++i) reinterpret_cast<float*>(parts.bytes[1].data())[i] = i % 2 == 0 ? 1 : 0.5F;
