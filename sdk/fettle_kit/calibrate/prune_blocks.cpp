@@ -196,11 +196,16 @@ Status prune_blocks(const Checkpoint& checkpoint, const PruneWalk& plan, Context
     if (context.cancelled()) return cancelled_status();
     const TensorView& t = *checkpoint.find(spec.name);
     counts.add(t);
-    if (next == shapes.size() || shapes[next].name != spec.name) return sink(t.bytes);
+    if (next == shapes.size() || shapes[next].name != spec.name) {
+      FETTLE_TRY(sink(t.bytes));
+      checkpoint.drop(t);
+      return {};
+    }
     ++next;
     FETTLE_ASSIGN(const PrunedMatrix* const result, pruner.pruned(layer_of(spec.name), spec.name));
     FETTLE_TRY(masks.add(spec.name, result->mask));
     counts.add(result->mask);
+    checkpoint.drop(t);
     return sink(result->bytes);
   };
   CheckpointWriterOptions options;
