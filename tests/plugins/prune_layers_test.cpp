@@ -140,6 +140,14 @@ double median_ratio(const std::function<Pruned(const Layer&)>& a, const std::fun
   return ratios[ratios.size() / 2];
 }
 
+TEST(PruneLayers, WandaIsMagnitudeWhereAllInputsAreOfOneSize) {
+  const std::vector<float> same(cols, 4.0F);  // a power of two: no score is rounded
+  for (const SparsityTarget& target : {half(Group::row), half(Group::matrix), two_of_four()})
+    for (const Layer& layer : all_layers())
+      EXPECT_EQ(by_scores(layer, target, [&](MutMatrix w) { wanda::score(w, same); }).mask,
+                by_magnitude(layer, target).mask);
+}
+
 TEST(PruneLayers, WandaErrsLessThanMagnitudeWhereInputsDifferInSize) {
   EXPECT_LE(median_ratio([](const Layer& l) { return by_wanda(l, half(Group::row)); },
                          [](const Layer& l) { return by_magnitude(l, half(Group::row)); }),

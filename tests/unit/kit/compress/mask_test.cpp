@@ -5,6 +5,7 @@
 #include <tbb/task_arena.h>
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <numeric>
 #include <random>
@@ -137,6 +138,21 @@ TEST(ShareMask, CountsEqualScoresAcrossPortions) {
     const float score = scores[static_cast<std::size_t>(at)];
     const bool pruned = score == 0 || (score == 1 && ones_left-- > 0);
     ASSERT_EQ(mask.kept(at / cols, at % cols), !pruned) << at;
+  }
+}
+
+TEST(NofM, KeepsTheBestOfTheSixPairsOfFour) {
+  std::mt19937 random(5);
+  std::uniform_real_distribution<float> uniform;
+  for (int n = 0; n < 1000; ++n) {
+    std::array<float, 4> scores;
+    for (float& s : scores) s = uniform(random);
+    std::uint64_t best = 0;
+    float most = -1;
+    for (unsigned i = 0; i < 4; ++i)
+      for (unsigned j = i + 1; j < 4; ++j)
+        if (scores[i] + scores[j] > most) most = scores[i] + scores[j], best = 1u << i | 1u << j;
+    EXPECT_EQ(keep_n_of_m(scores.data(), {2, 4}), best);
   }
 }
 

@@ -70,6 +70,15 @@ TEST(Sparse24, NamesTheFirstGroupThatIsTooFull) {
       "with pattern 2:4 first");
 }
 
+TEST(Sparse24, IsAlongTheRow) {
+  const Golden golden;
+  Words transposed(64 * 64);
+  for (std::size_t i = 0; i < 64; ++i)
+    for (std::size_t j = 0; j < 64; ++j) transposed[j * 64 + i] = golden.weights[i * 64 + j];
+  EXPECT_TRUE(check_2_of_4(bytes(golden.weights), 64, 64, "w").ok());
+  EXPECT_FALSE(check_2_of_4(bytes(transposed), 64, 64, "w").ok());
+}
+
 TEST(Sparse24, RefusesSizesThatTheLayoutDoesNotHave) {
   EXPECT_EQ(compress_2_of_4(bytes(Words(32 * 48)), 32, 48, "w").error().message(),
             "tensor 'w' is [32, 48], but the 2:4 layout needs rows and columns in multiples of 32");
