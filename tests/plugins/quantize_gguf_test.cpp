@@ -187,9 +187,12 @@ TEST(QuantizeGguf, LeavesRowsAloneWhereLlamaCppDoes) {
 
 TEST(QuantizeGguf, SameBytesForAnyNumberOfThreads) {
   const std::string folder = Sample{.hidden = 512, .ffn = 1024}.write();
-  const StepResult one = quantize(folder).threads(1).run(), four = quantize(folder).threads(4).run();
-  ASSERT_TRUE(one.ok() && four.ok());
-  EXPECT_EQ(slurp(file_of(one)), slurp(file_of(four)));
+  for (const char* type : {"Q4_K_M", "IQ3_S"}) {
+    const StepResult one = quantize(folder).param("type", type).threads(1).run(),
+                     four = quantize(folder).param("type", type).threads(4).run();
+    ASSERT_TRUE(one.ok() && four.ok());
+    EXPECT_EQ(slurp(file_of(one)), slurp(file_of(four))) << type;
+  }
 }
 
 TEST(QuantizeGguf, SaysWhichTensorsFellBack) {
