@@ -75,6 +75,25 @@ TEST(DistillHidden, SameBytesForAnyNumberOfThreadsAndWithCheckpointing) {
   EXPECT_EQ(one, weights(2, true));
 }
 
+// The projections are trained, so they are part of the state.
+TEST(DistillHidden, GoesOnAfterACancelledRunToTheSameBytes) {
+  const std::string student = tiny_model(1), teacher = wide_teacher();
+  const auto step = [&] { return distill(student, teacher).param("projection", "learned").param("steps", 8); };
+  const StepResult whole = step().run();
+  ASSERT_TRUE(whole.ok()) << whole.message;
+  for (const std::uint64_t poll : {4U, 9U}) {
+    const std::string folder = temporary_folder();
+    ASSERT_EQ(step().checkpoint(folder).cancel_at_poll(poll).run().code, FETTLE_CANCELLED) << poll;
+    const StepResult resumed = step().checkpoint(folder).run();
+    ASSERT_TRUE(resumed.ok()) << resumed.message;
+    ASSERT_FALSE(resumed.log.empty());
+    EXPECT_TRUE(resumed.log[0].text.starts_with("going on after step ")) << resumed.log[0].text;
+    EXPECT_EQ(bytes_of(resumed.outputs.at("model") + "/model.safetensors"),
+              bytes_of(whole.outputs.at("model") + "/model.safetensors"));
+    EXPECT_EQ(resumed.value("hidden_loss"), whole.value("hidden_loss"));
+  }
+}
+
 TEST(DistillHidden, RefusesWidthsThatDiffer) {
   const StepResult r = distill(tiny_model(1), wide_teacher()).run();
   EXPECT_EQ(r.message,

@@ -92,11 +92,49 @@ TEST(DistillLogits, SameBytesForAnyNumberOfThreadsAndWithCheckpointing) {
   }
 }
 
+TEST(DistillLogits, GoesOnAfterACancelledRunToTheSameBytes) {
+  const std::string student = tiny_model(1), teacher = tiny_teacher();
+  const auto step = [&] {
+    return distill(student, teacher).input("held_out", "tokens", saved(tiny_tokens(4, 11))).param("evaluate_every", 2);
+  };
+  const StepResult whole = step().run();
+  ASSERT_TRUE(whole.ok()) << whole.message;
+  for (const std::uint64_t poll : {6U, 9U, 15U}) {
+    const std::string folder = temporary_folder();
+    ASSERT_EQ(step().checkpoint(folder).cancel_at_poll(poll).run().code, FETTLE_CANCELLED) << poll;
+    const StepResult resumed = step().checkpoint(folder).run();
+    ASSERT_TRUE(resumed.ok()) << resumed.message;
+    ASSERT_FALSE(resumed.log.empty());
+    EXPECT_TRUE(resumed.log[0].text.starts_with("going on after step ")) << resumed.log[0].text;
+    EXPECT_EQ(weights_of(resumed), weights_of(whole));
+    EXPECT_EQ(resumed.series, whole.series);
+  }
+}
+
 TEST(DistillLogits, TheSplitIntoMicroBatchesChangesOnlyRoundings) {
   const std::string student = tiny_model(1), teacher = tiny_teacher();
   const StepResult whole = distill(student, teacher).param("micro_batch", 4).run();
   const StepResult single = distill(student, teacher).param("micro_batch", 1).run();
   EXPECT_NEAR(whole.value("loss"), single.value("loss"), 1e-5 * whole.value("loss"));
+}
+
+TEST(DistillLogits, LearnsFromATeacherOfAnotherFamily) {
+  Json config = tiny_llama_config();
+  config["architectures"] = {"Qwen2ForCausalLM"};
+  config["model_type"] = "qwen2";
+  config["hidden_size"] = 48;
+  config["head_dim"] = 12;
+  std::vector<TensorSpec> tensors = tiny_tensors(config);
+  for (int layer = 0; layer < 2; ++layer)
+    for (const auto& [name, rows] : {std::pair{"q", 48}, std::pair{"k", 24}, std::pair{"v", 24}})
+      tensors.push_back(
+          {"model.layers." + std::to_string(layer) + ".self_attn." + name + "_proj.bias", DType::f32, {rows}});
+  const std::string teacher = temporary_folder(), student = tiny_model(1);
+  ASSERT_TRUE(write_tiny_model(teacher, config, tensors, 5).ok());
+  const StepResult r = distill(student, teacher).param("steps", 40).run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  EXPECT_LT(measured_kl(r.outputs.at("model"), teacher, tiny_tokens()),
+            0.8 * measured_kl(student, teacher, tiny_tokens()));
 }
 
 /// Targets of the teacher for the data, by distill.targets.
@@ -193,6 +231,13 @@ TEST(DistillLogits, WarnsOfALearningRateOf0) {
   EXPECT_THAT(r.warnings(), testing::ElementsAre("the learning rate is 0: nothing will change"));
 }
 
+TEST(DistillLogits, WarnsOfALearningRateFarTooHigh) {
+  const StepResult r = distill(tiny_model(1)).param("lr", 3).param("steps", 1).run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  EXPECT_THAT(r.warnings(),
+              testing::ElementsAre("a learning rate of 3 is far above what AdamW follows (1e-5 to 1e-2)"));
+}
+
 TEST(DistillLogits, RefusesTokensNobodyCanRead) {
   EXPECT_EQ(distill(tiny_model(1), tiny_teacher(), {{}, 16, "sha256:0", true}).run().message, "there are no sequences");
   EXPECT_EQ(distill(tiny_model(1), tiny_teacher(), {{1, 2, 3, 48}, 4, "sha256:0", true}).run().message,
@@ -235,21 +280,59 @@ TEST(DistillLogits, RefusesTargetsThatDoNotFit) {
             "the targets were made by the teacher 'sha256:teacher', port 'teacher' holds 'sha256:other'");
 }
 
-TEST(DistillLogits, AWeightThatIsNaNIsNamed) {
-  const std::string student = tiny_model(1), path = student + "/model.safetensors";
+/// Puts a NaN into the first value of a tensor.
+void spoil(const std::string& model, const char* tensor) {
+  const std::string path = model + "/model.safetensors";
   std::streamoff at = 0;
   {
     const auto file = SafetensorsReader::open(path);
-    at = file->find("model.layers.1.mlp.up_proj.weight")->bytes.data() - file->file().bytes().data();
+    at = file->find(tensor)->bytes.data() - file->file().bytes().data();
   }
   const float nan = std::numeric_limits<float>::quiet_NaN();
   std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
   file.seekp(at).write(reinterpret_cast<const char*>(&nan), 4).flush();
+}
+
+TEST(DistillLogits, AWeightThatIsNaNIsNamed) {
+  const std::string student = tiny_model(1);
+  spoil(student, "model.layers.1.mlp.up_proj.weight");
   const StepResult r = distill(student).run();
   EXPECT_EQ(r.code, FETTLE_INVALID_ARGUMENT);
-  EXPECT_THAT(r.message,
-              testing::StartsWith("step 1 of 8: the loss is not a finite number; first bad tensor: weights of "
-                                  "'model.layers.1.mlp.up_proj.weight'"));
+  EXPECT_EQ(r.message,
+            "step 1 of 8: the loss is not a finite number; first bad tensor: weights of "
+            "'model.layers.1.mlp.up_proj.weight'; no earlier weights are kept; lower 'lr', lengthen 'warmup', or check "
+            "the data and the model for NaN");
+}
+
+TEST(DistillLogits, AWeightOfTheTeacherThatIsNaNIsNamed) {
+  const std::string teacher = tiny_teacher();
+  spoil(teacher, "model.layers.2.mlp.down_proj.weight");
+  const std::string folder = temporary_folder();
+  EXPECT_EQ(distill(tiny_model(1), teacher).checkpoint(folder).run().message,
+            "step 1 of 8: the loss is not a finite number; first bad tensor: weights of the teacher's "
+            "'model.layers.2.mlp.down_proj.weight'; the weights after step 0 are kept in '" +
+                folder + "/state.safetensors'; lower 'lr', lengthen 'warmup', or check the data and the model for NaN");
+}
+
+/// Token 47 stands in the last sequence alone, so the teacher's spoilt row of it is met late.
+TEST(DistillLogits, KeepsTheLastGoodWeightsWhenTheLossBecomesNaN) {
+  std::vector<std::int32_t> ids;
+  for (std::int32_t i = 0; i < 8 * 16; ++i) ids.push_back(i == 7 * 16 ? 47 : i * 7 % 40);
+  const TokenSet data(ids, 16, "sha256:0", true);
+  const std::string student = tiny_model(1), teacher = tiny_teacher(), folder = temporary_folder();
+  std::fstream file(teacher + "/model.safetensors", std::ios::in | std::ios::out | std::ios::binary);
+  {
+    const auto reader = SafetensorsReader::open(teacher + "/model.safetensors");
+    const auto* embedding = reader->find("model.embed_tokens.weight");
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    file.seekp(embedding->bytes.data() - reader->file().bytes().data() + 47 * 32 * 4);
+    file.write(reinterpret_cast<const char*>(&nan), 4).flush();
+  }
+  const StepResult r = distill(student, teacher, data).param("batch", 1).checkpoint(folder).run();
+  ASSERT_THAT(r.message, testing::MatchesRegex("step [2-8] of 8: the loss is not a finite number; first bad tensor: "
+                                               "weights of the teacher's 'model.embed_tokens.weight'; the weights "
+                                               "after step [1-7] are kept in '.*/state.safetensors'; lower 'lr', .*"));
+  EXPECT_TRUE(std::filesystem::exists(folder + "/state.safetensors"));
 }
 
 TEST(DistillLogits, StopsWhenCancelled) {

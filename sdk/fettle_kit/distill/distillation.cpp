@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <limits>
 #include <map>
 #include <utility>
@@ -41,6 +42,7 @@ class CachedHidden final : public Teacher {
       for (std::int64_t i = 0; i < head.rows; ++i)
         stored.to_f32(head.data + i * row_bytes, to.row(i).data(), size(head.cols));
     });
+    finite_ = std::isfinite(backend_.sum_squares(head_));
     if (precision == Precision::bf16) {
       const Array narrow = backend_.allocate(head.rows, head.cols, Element::bf16);
       backend_.copy(narrow, head_);
@@ -66,10 +68,13 @@ class CachedHidden final : public Teacher {
     return status;
   }
 
+  std::string first_spoilt() override { return finite_ ? "" : "the output matrix of the targets"; }
+
  private:
   Backend& backend_;
   Targets targets_;
   Array head_, hidden_;
+  bool finite_ = true;
 };
 
 /// The teacher's most likely tokens or draws.
@@ -141,6 +146,13 @@ Status LiveTeacher::show(LossTarget& target, const MicroBatch& batch) {
   target.teacher_hidden = network_.hidden();
   target.teacher_head = network_.head();
   target.teacher_softcap = network_.config().logit_softcap;
+  return {};
+}
+
+std::string LiveTeacher::first_spoilt() {
+  for (const Parameter& p : network_.parameters())
+    if (!std::isfinite(network_.backend().sum_squares(p.value)))
+      return fmt::format("weights of the teacher's '{}'", p.name);
   return {};
 }
 
@@ -369,6 +381,10 @@ Status Distillation::run(const std::string& identity, InnerLoss* inner, const Be
     for (const TrainedTensor& t : more) backend_->fill(t.gradient, 0);
   };
   task.loss = [&](const MicroBatch& batch) { return loss(batch, inner); };
+  task.spoilt_elsewhere = [&] {
+    Teacher* const teacher = cached_ ? cached_.get() : live_.get();
+    return teacher == nullptr ? std::string() : teacher->first_spoilt();
+  };
   if (held_out_) task.evaluate = [&] { return held_out_loss(); };
 
   TrainingOptions options = training_options(params_, context_, data_->sequences(), held_out_.has_value());

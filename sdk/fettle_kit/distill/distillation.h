@@ -72,6 +72,8 @@ class Teacher {
   virtual ~Teacher() = default;
   /// Fills the teacher's part of `target`, all but scale and spec; what it points to stays until the next call.
   virtual Status show(LossTarget& target, const MicroBatch& batch) = 0;
+  /// TrainingTask::spoilt_elsewhere.
+  virtual std::string first_spoilt() { return {}; }
 };
 
 /// A teacher that is run.
@@ -79,6 +81,7 @@ class LiveTeacher final : public Teacher {
  public:
   explicit LiveTeacher(Network network) : network_(std::move(network)) {}
   Status show(LossTarget& target, const MicroBatch& batch) override;
+  std::string first_spoilt() override;
   Status forward(const MicroBatch& batch);
   Network& network() { return network_; }
 
@@ -142,7 +145,7 @@ class Distillation {
   std::unique_ptr<Backend> backend_;
   std::optional<Network> student_;
   std::unique_ptr<LiveTeacher> live_;
-  std::unique_ptr<Teacher> cached_;
+  std::unique_ptr<Teacher> cached_;  ///< decides, if there are both
   std::optional<TokenSet> data_, held_out_;
   std::int64_t steps_ = 1;
 };

@@ -382,7 +382,11 @@ Status Training::not_finite(const std::string& what, bool gradients) {
   std::string message = evaluating ? fmt::format("after step {} of {}: ", memory_.step, options_.steps)
                                    : fmt::format("step {} of {}: ", memory_.step + 1, options_.steps);
   message += fmt::format("{} is not a finite number", what);
-  if (spoilt != nullptr)
+  std::string elsewhere;
+  if (spoilt == nullptr && task_.spoilt_elsewhere) elsewhere = task_.spoilt_elsewhere();
+  if (!elsewhere.empty())
+    message += "; first bad tensor: " + elsewhere;
+  else if (spoilt != nullptr)
     message += fmt::format("; first bad tensor: weights of '{}'", spoilt->name);
   else if (gradient != nullptr)
     message += fmt::format("; first bad tensor: gradient of '{}'", gradient->name);

@@ -76,6 +76,9 @@ struct TrainingTask {
   std::function<void()> finish_gradients;
   /// After the values changed (also when a state is taken up); TrainedTensor::used is up to date. May be empty.
   std::function<void()> values_changed;
+  /// For the error of a loss that is no number though the trained weights are: the first tensor of another model that
+  /// holds such values ("weights of the teacher's 'x'"), or "". May be empty.
+  std::function<std::string()> spoilt_elsewhere;
 };
 
 /// What a training reports and obeys. All may be empty. [called from the training thread]
