@@ -119,6 +119,29 @@ TEST(DistillTargets, TopTokensAndTheirTailSumToOne) {
   }
 }
 
+TEST(DistillTargets, WithoutTheTailTheTopTokensSumToOneAlone) {
+  const StepResult r = targets().param("content", "top").param("k", 5).param("tail", "drop").run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  const auto read = Targets::open(r.outputs.at("targets"));
+  ASSERT_TRUE(read.ok()) << read.error().message();
+  const auto expected = teacher_log_p(1);
+  std::vector<std::int32_t> ids(5 * (kLength - 1));
+  std::vector<float> log_p(ids.size());
+  for (std::int64_t s = 0; s < kSequences; ++s) {
+    ASSERT_TRUE(read->read_known(s, ids, log_p).ok());
+    for (std::size_t i = 0; i + 1 < kLength; ++i) {
+      const auto& row = expected[static_cast<std::size_t>(s) * (kLength - 1) + i];
+      double mass = 0, sum = 0;
+      for (std::size_t j = 0; j < 5; ++j) mass += std::exp(row[static_cast<std::size_t>(ids[5 * i + j])]);
+      for (std::size_t j = 0; j < 5; ++j) {
+        EXPECT_NEAR(log_p[5 * i + j], row[static_cast<std::size_t>(ids[5 * i + j])] - std::log(mass), 2e-3);
+        sum += std::exp(double{log_p[5 * i + j]});
+      }
+      EXPECT_NEAR(sum, 1, 1e-6);
+    }
+  }
+}
+
 TEST(DistillTargets, DrawsFollowTheTeacher) {
   const StepResult r = targets().param("content", "samples").param("draws", 200).seed(3).run();
   ASSERT_TRUE(r.ok()) << r.message;
@@ -192,6 +215,27 @@ TEST(DistillTargets, RefusesTokensThatAreTooLongOrEmpty) {
 }
 
 TEST(DistillTargets, StopsWhenCancelled) { EXPECT_EQ(targets().cancel_at_poll(2).run().code, FETTLE_CANCELLED); }
+
+TEST(DistillTargets, TakesThePartsThatAKilledRunFinished) {
+  const StepResult whole = targets().run();
+  ASSERT_TRUE(whole.ok()) << whole.message;
+  const std::string part = "/part-00000.safetensors", folder = temporary_folder();
+  std::filesystem::copy(whole.outputs.at("targets") + part, folder + part);
+  // Nothing is left to compute, so nobody asks whether to stop.
+  const StepResult resumed = targets().checkpoint(folder).cancel_at_poll(1).run();
+  ASSERT_TRUE(resumed.ok()) << resumed.message;
+  const auto bytes = [](const StepResult& r, const std::string& name) {
+    std::ifstream file(r.outputs.at("targets") + name, std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(file), {});
+  };
+  for (const std::string name : {"/part-00000.safetensors", "/targets.json", "/head.safetensors"})
+    EXPECT_EQ(bytes(resumed, name), bytes(whole, name)) << name;
+
+  // A part of other targets is none.
+  const std::string other = temporary_folder();
+  std::filesystem::copy(whole.outputs.at("targets") + part, other + part);
+  EXPECT_EQ(targets().param("content", "top").checkpoint(other).cancel_at_poll(1).run().code, FETTLE_CANCELLED);
+}
 
 TEST(DistillTargets, EstimatesTheDiskAndForetellsTheTokenizer) {
   const Attributes model{{"parameters", "1000"}, {"hidden", "256"}, {"vocab", "4096"}};

@@ -40,6 +40,7 @@ class DistillTargets {
     int k = 64;
     int draws = 50;
     double temperature = 1;
+    std::string tail = "keep";
   };
 
   static fettle::Description<Params> describe() {
@@ -59,7 +60,12 @@ class DistillTargets {
         .param("draws", &Params::draws, "draws a position, for 'samples'", fettle::in_range(1, 255))
         .param("temperature", &Params::temperature,
                "of the distribution that 'top' and 'samples' keep; training must use the same",
-               fettle::in_range(0.01, 100));
+               fettle::in_range(0.01, 100))
+        .param(
+            "tail", &Params::tail,
+            "of 'top', the mass of all other tokens; drop: the k are made to sum to 1, as some tools do, and students "
+            "learn to be too sure: to compare with, not to use",
+            fettle::one_of({"keep", "drop"}));
   }
 
   static double bytes_per_token(const Params& p, double hidden, double vocab) {
@@ -118,7 +124,7 @@ class DistillTargets {
     const std::string work = context.checkpoint(), output = context.output("targets");
     double bytes = 0;
     for (std::int64_t part = 0; part < header.parts(); ++part) {
-      if (!has_targets_part(work, header, part)) FETTLE_TRY(make_part(teacher, tokens, header, part, context, work));
+      if (!has_targets_part(work, header, part)) FETTLE_TRY(make_part(p, teacher, tokens, header, part, context, work));
       bytes += static_cast<double>(fs::file_size(fs::path(work) / targets_part_name(part)));
     }
     for (std::int64_t part = 0; part < header.parts(); ++part) {
@@ -162,7 +168,7 @@ class DistillTargets {
             "teacher"};
   }
 
-  static Status make_part(const Decoder& teacher, const TokenSet& tokens, const TargetsHeader& header,
+  static Status make_part(const Params& p, const Decoder& teacher, const TokenSet& tokens, const TargetsHeader& header,
                           std::int64_t part, const fettle::Context& context, const std::string& folder) {
     const std::int64_t first = part * header.sequences_per_part;
     const std::int64_t end = std::min(first + header.sequences_per_part, header.sequences), length = header.length;
@@ -174,7 +180,7 @@ class DistillTargets {
       FETTLE_TRY(teacher.forward(hidden, tokens.ids().subspan(size(at * length), size(batch.rows())), batch, nullptr,
                                  [&] { return context.cancelled(); }));
       for (std::int64_t s = 0; s < batch.sequences; ++s)
-        FETTLE_TRY(add_sequence(rows, teacher, header, at + s,
+        FETTLE_TRY(add_sequence(p, rows, teacher, header, at + s,
                                 MutMatrix(hidden).rows_from(s * length, header.rows_per_sequence()), context));
       context.progress("sequences", static_cast<std::uint64_t>(at + batch.sequences),
                        static_cast<std::uint64_t>(header.sequences));
@@ -182,8 +188,8 @@ class DistillTargets {
     return write_targets_part(folder, header, part, rows);
   }
 
-  static Status add_sequence(TargetsPart& out, const Decoder& teacher, const TargetsHeader& h, std::int64_t sequence,
-                             ConstMatrix hidden, const fettle::Context& context) {
+  static Status add_sequence(const Params& p, TargetsPart& out, const Decoder& teacher, const TargetsHeader& h,
+                             std::int64_t sequence, ConstMatrix hidden, const fettle::Context& context) {
     if (h.content == TargetContent::hidden) {
       const std::size_t n = size(hidden.rows * hidden.cols), from = out.hidden.size();
       out.hidden.resize(from + n);
@@ -209,8 +215,8 @@ class DistillTargets {
         const std::span<float> row = view.row(static_cast<std::int64_t>(i));
         const auto row_ids = std::span(ids).subspan(i * places, places);
         if (h.content == TargetContent::top) {
-          if (!distill_targets::most_likely(row, h.temperature, row_ids, std::span(log_p).subspan(i * places, places),
-                                            tail[i]))
+          if (!distill_targets::most_likely(row, h.temperature, p.tail == "keep", row_ids,
+                                            std::span(log_p).subspan(i * places, places), tail[i]))
             good = false;
           return;
         }

@@ -35,7 +35,7 @@ struct Exponentials {
 
 }  // namespace
 
-bool most_likely(std::span<float> logits, double temperature, std::span<std::int32_t> ids,
+bool most_likely(std::span<float> logits, double temperature, bool keep_tail, std::span<std::int32_t> ids,
                  std::span<std::uint16_t> log_p, float& tail) {
   std::vector<std::int32_t> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
@@ -52,13 +52,18 @@ bool most_likely(std::span<float> logits, double temperature, std::span<std::int
   for (std::size_t i = 0; i < ids.size(); ++i)
     scaled[i] = double{logits[static_cast<std::size_t>(ids[i])]} * static_cast<float>(1 / temperature);
   const Exponentials e(logits, temperature);
-  const double log_sum = e.top + fettle::kit::natural_log(e.sum);
+  double sum = e.sum;
+  if (!keep_tail) {
+    sum = 0;
+    for (const std::int32_t id : ids) sum += logits[static_cast<std::size_t>(id)];
+  }
+  const double log_sum = e.top + fettle::kit::natural_log(sum);
   for (std::size_t i = 0; i < ids.size(); ++i) {
     // Below the smallest f16 logarithm there is nothing that f32 probabilities could hold either.
     log_p[i] = fettle::kit::float_to_half(static_cast<float>(std::clamp(scaled[i] - log_sum, -60000.0, 0.0)));
     logits[static_cast<std::size_t>(ids[i])] = 0;
   }
-  tail = static_cast<float>(std::accumulate(logits.begin(), logits.end(), 0.0) / e.sum);
+  tail = keep_tail ? static_cast<float>(std::accumulate(logits.begin(), logits.end(), 0.0) / e.sum) : 0.0F;
   return e.finite;
 }
 

@@ -26,7 +26,7 @@ class EvalPerplexity {
 
   static fettle::Description<Params> describe() {
     return fettle::Description<Params>("eval.perplexity", "Measure how well a model predicts a text.")
-        .epoch(1)
+        .epoch(2)
         .version("1.0")
         .determinism(FETTLE_ISA)  // the C library's logarithm
         .input("model", "model", "the model to measure: a Hugging Face checkpoint or a GGUF file")
@@ -81,6 +81,7 @@ class EvalPerplexity {
                           {{"ppl", result.ppl},
                            {"nll", result.nll, "nats a token"},
                            {"bits_per_byte", result.bits_per_byte, "bits"},
+                           {"confidence", result.confidence},
                            {"tokens", {static_cast<double>(result.tokens), NAN}, "tokens"},
                            {"windows", {static_cast<double>(result.windows), NAN}, "windows"}});
   }

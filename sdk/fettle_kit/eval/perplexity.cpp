@@ -2,6 +2,7 @@
 #include "fettle_kit/eval/perplexity.h"
 
 #include "fettle_kit/eval/windows.h"
+#include "fettle_kit/kernels/kernels.h"
 
 #include <tbb/parallel_for.h>
 
@@ -30,19 +31,27 @@ Result<Perplexity> perplexity(const Decoder& model, const TokenSet& windows, con
   result.windows = windows.sequences();
   result.tokens = windows.sequences() * (windows.length() - 1);
   result.window_nll.resize(static_cast<std::size_t>(windows.sequences()));
-  std::vector<double> row_nll;
+  std::vector<double> row_nll, row_confidence, window_confidence(result.window_nll.size());
   const Decoder* models[] = {&model};
   FETTLE_TRY(score_windows(models, windows, watch, [&](const ScoredRows& rows) {
     row_nll.resize(rows.targets.size());
+    row_confidence.resize(rows.targets.size());
     tbb::parallel_for(std::size_t{0}, row_nll.size(), [&](std::size_t i) {
-      row_nll[i] = negative_log_likelihood(rows.logits[0].row(static_cast<std::int64_t>(i)), rows.targets[i]);
+      const std::span<float> logits = rows.logits[0].row(static_cast<std::int64_t>(i));
+      const double wanted = logits[static_cast<std::size_t>(rows.targets[i])];
+      const double largest = kernels().max(logits.data(), logits.size());
+      row_nll[i] = negative_log_likelihood(logits, rows.targets[i]);
+      row_confidence[i] = std::exp(largest - wanted - row_nll[i]);
     });
-    for (const double nll : row_nll) result.window_nll[static_cast<std::size_t>(rows.window)] += nll;
+    const auto window = static_cast<std::size_t>(rows.window);
+    for (const double nll : row_nll) result.window_nll[window] += nll;
+    for (const double confidence : row_confidence) window_confidence[window] += confidence;
   }));
 
   const std::vector<double> counts(result.window_nll.size(), static_cast<double>(windows.length() - 1));
   result.nll = mean_over_windows(result.window_nll, counts);
   if (!std::isfinite(result.nll.value)) return not_finite("the model");
+  result.confidence = mean_over_windows(window_confidence, counts);
   const double ppl = std::exp(result.nll.value);
   result.ppl = {ppl, ppl * result.nll.standard_error};
   result.bits_per_byte = {NAN, NAN};

@@ -18,6 +18,7 @@ struct Perplexity {
   Mean nll;                              ///< nats a token
   Mean ppl;                              ///< exp(nll); its error is ppl times that of nll
   Mean bits_per_byte;                    ///< NaN without a tokenizer
+  Mean confidence;                       ///< the largest probability of a position
   std::vector<double> window_nll;        ///< [windows], each the sum over its tokens
 };
 

@@ -73,6 +73,34 @@ TEST_F(PerplexityOfProse, FortyWindowsAgreeWithTransformers) {
   EXPECT_NEAR(result->ppl.value, 44.212987127661115, 1e-4);
 }
 
+TEST(Perplexity, ConfidenceIsTheMeanOfTheLargestProbability) {
+  const std::string folder = ::testing::TempDir() + "perplexity_confidence";
+  std::filesystem::create_directories(folder);
+  ASSERT_TRUE(test::write_tiny_model(folder).ok());
+  const auto model = Decoder::open(*Weights::open(folder));
+  ASSERT_TRUE(model.ok());
+  std::vector<std::int32_t> ids;
+  for (std::int32_t i = 0; i < 3 * 20; ++i) ids.push_back(i * i % 48);
+  const TokenSet windows(ids, 20, "", true);
+  double sum = 0;
+  const Decoder* models[] = {&*model};
+  ASSERT_TRUE(score_windows(models, windows, {}, [&](const ScoredRows& rows) {
+                for (std::int64_t i = 0; i < rows.logits[0].rows; ++i) {
+                  double largest = 0, all = 0;
+                  for (const float x : rows.logits[0].row(i)) {
+                    largest = std::max(largest, std::exp(double{x}));
+                    all += std::exp(double{x});
+                  }
+                  sum += largest / all;
+                }
+              }).ok());
+  const auto result = perplexity(*model, windows);
+  ASSERT_TRUE(result.ok());
+  EXPECT_NEAR(result->confidence.value, sum / (3 * 19), 1e-6);
+  EXPECT_GT(result->confidence.standard_error, 0);
+  std::filesystem::remove_all(folder);
+}
+
 TEST(Perplexity, RefusesWindowsBeyondTheContext) {
   const std::string folder = ::testing::TempDir() + "perplexity_context";
   std::filesystem::create_directories(folder);
