@@ -120,6 +120,58 @@ TEST(Recipes, MinitronQ4DoesNotTrainWhatIsCutTooDeep) {
   EXPECT_FALSE(fs::exists(folder / "model.gguf"));
 }
 
+TEST(Recipes, DistillThenQuantizeLearnsMoreFromTheTeachersOwnBlocks) {
+  const Folder folder;
+  fs::create_directory_symlink(source / "pipelines", folder / "pipelines");
+  const Outcome run =
+      fettle(folder.path(), {"run", "pipelines/distill-then-quantize.yaml", "--json", "--store", folder / "store",
+                             "--set", "vars.epochs=0.25", "--set", "vars.length=128", "--set", "vars.batch=4", "--set",
+                             "outputs.models.path=" + folder / "{instance}.gguf", "--set",
+                             "outputs.samples.path=" + folder / "{instance}.txt"});
+  ASSERT_EQ(run.code, 0) << run.err;
+  const Json result = Json::parse(run.out);
+  EXPECT_EQ(metric(result, "quality[teacher]", "bytes"), metric(result, "quality[nothing]", "bytes"));
+  EXPECT_LT(metric(result, "quality[teacher]", "kl"), 0.5 * metric(result, "quality[nothing]", "kl"));
+  EXPECT_TRUE(fs::exists(folder / "teacher.gguf"));
+  EXPECT_TRUE(fs::exists(folder / "nothing.gguf"));
+}
+
+// Ids mean something else there, so that probabilities of them cannot be compared.
+TEST(Distillation, RefusesATeacherWithAnotherTokenizer) {
+  const Folder folder;
+  const fs::path model = source / "pipelines/data/prose-3m", other = folder / "other";
+  fs::create_directory(other);
+  for (const char* name : {"config.json", "model.safetensors"}) fs::create_symlink(model / name, other / name);
+  std::string tokenizer = text_of(model / "tokenizer.json");
+  for (std::size_t at = 0; (at = tokenizer.find("end_of_text", at)) != std::string::npos; at += 8)
+    tokenizer.replace(at, 11, "end_of_book");
+  write_text(other / "tokenizer.json", tokenizer);
+  fs::create_symlink(model, folder / "base");
+  write_text(folder / "pipeline.yaml", R"(fettle: 1
+inputs:
+  base: {kind: model, path: base}
+  other: {kind: model, path: other}
+  text: {kind: text, path: other/config.json}
+steps:
+  data: {use: data.tokens, in: {text: text, tokenizer: base}}
+  healed: {use: distill.logits, in: {student: base, teacher: other, data: data}}
+)");
+  const Outcome checked = fettle(folder.path(), {"check", "pipeline.yaml"});
+  EXPECT_EQ(checked.code, 4);
+  EXPECT_EQ(
+      checked.err,
+      R"(pipeline.yaml:8:62: error: step 'healed': input 'teacher' must have the same tokenizer as input 'student': 'other' has sha256:3926e69cfc60..., 'base' has sha256:8578a58bca7a...
+  8 |   healed: {use: distill.logits, in: {student: base, teacher: other, data: data}}
+    |                                                              ^~~~~
+pipeline.yaml:8:47: note: input 'student' is connected here
+  8 |   healed: {use: distill.logits, in: {student: base, teacher: other, data: data}}
+    |                                               ^~~~
+pipeline.yaml:4:3: note: the input 'other'
+  4 |   other: {kind: model, path: other}
+    |   ^~~~~
+)");
+}
+
 class Tutorial : public ::testing::Test {
  protected:
   void SetUp() override {
