@@ -34,7 +34,7 @@ Result<const Family*> read_family(const Json& config, std::string_view name) {
 
 /// Keys that change the maths of a decoder, with the one value under which they do not: computing without them would
 /// give wrong numbers quietly.
-void refuse_other_maths(ConfigKeys& keys) {
+void refuse_other_maths(ConfigKeys& keys, const Family& family) {
   static const std::pair<const char*, Json> neutral[] = {
       {"partial_rotary_factor", 1.0}, {"residual_multiplier", 1.0},   {"embedding_multiplier", 1.0},
       {"attention_multiplier", 1.0},  {"logits_scaling", 1.0},        {"logit_scale", 1.0},
@@ -42,11 +42,15 @@ void refuse_other_maths(ConfigKeys& keys) {
       {"per_layer_config", nullptr},  {"block_configs", nullptr},     {"use_bidirectional_attention", false},
       {"is_encoder_decoder", false},  {"add_cross_attention", false},
   };
-  for (const auto& [key, value] : neutral)
+  const auto expect = [&](const char* key, const Json& value) {
     if (const Json* found = keys.find(key); found && *found != value)
       keys.fail(
           fmt::format("'{}' is {}: that changes what the model computes and is not supported", key, shown(*found)),
           Code::unsupported);
+  };
+  for (const auto& [key, value] : neutral) expect(key, value);
+  if (!family.scaled_by_query_scalar)  // Gemma's own
+    for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping"}) expect(key, nullptr);
   if (const Json* quantized = keys.find("quantization_config")) {
     const bool named = quantized->is_object() && quantized->contains("quant_method");
     keys.fail(fmt::format("the weights are stored in the form of quantization method {}, which is not supported; start "
@@ -149,7 +153,7 @@ std::int64_t ModelConfig::parameters() const {
 Result<ModelConfig> read_model_config(const Json& config, std::string_view name) {
   FETTLE_ASSIGN(const Family* family, read_family(config, name));
   ConfigKeys keys(config, name);
-  refuse_other_maths(keys);
+  refuse_other_maths(keys, *family);
 
   ModelConfig c;
   c.family = family;

@@ -144,6 +144,90 @@ TEST(ModelConfig, Gemma2HasSoftcapsUnlessNull) {
   EXPECT_THAT(read(gemma).windows, ElementsAre(4096, 0, 4096));
 }
 
+/// The same model as transformers 4 and as transformers 5 write it: the keys that differ, beside sizes and names.
+struct Spellings {
+  const char* name;
+  const char* four;
+  const char* five;
+};
+
+class ModelConfigSpellings : public ::testing::TestWithParam<Spellings> {};
+
+TEST_P(ModelConfigSpellings, MeanTheSame) {
+  const auto config = [](const char* keys) {
+    Json json = without(llama(), "rope_theta");
+    json["num_hidden_layers"] = 8;
+    json.update(Json::parse(keys));
+    return read(json);
+  };
+  const ModelConfig four = config(GetParam().four), five = config(GetParam().five);
+  EXPECT_EQ(four.family, five.family);
+  EXPECT_EQ(four.head_dim, five.head_dim);
+  EXPECT_EQ(four.norm_eps, five.norm_eps);
+  EXPECT_EQ(four.activation, five.activation);
+  EXPECT_EQ(four.tied, five.tied);
+  EXPECT_EQ(four.qkv_bias, five.qkv_bias);
+  EXPECT_EQ(four.attention_scale, five.attention_scale);
+  EXPECT_EQ(four.attention_softcap, five.attention_softcap);
+  EXPECT_EQ(four.logit_softcap, five.logit_softcap);
+  EXPECT_EQ(four.windows, five.windows);
+  EXPECT_EQ(four.rope.frequencies, five.rope.frequencies);
+  EXPECT_EQ(four.rope.magnitude, five.rope.magnitude);
+  EXPECT_EQ(four.local_rope.frequencies, five.local_rope.frequencies);
+  EXPECT_NE(five.rope.frequencies, read(with(llama(), "rope_theta", 3e4)).rope.frequencies) << "read at all";
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Families, ModelConfigSpellings,
+    ::testing::Values(
+        Spellings{"llama",
+                  R"({"torch_dtype": "bfloat16", "rope_theta": 500000.0, "rope_scaling": {"factor": 32.0,
+                      "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 64,
+                      "rope_type": "llama3"}, "pretraining_tp": 1})",
+                  R"({"dtype": "bfloat16", "rope_parameters": {"factor": 32.0, "high_freq_factor": 4.0,
+                      "low_freq_factor": 1.0, "original_max_position_embeddings": 64, "rope_theta": 500000.0,
+                      "rope_type": "llama3"}, "pretraining_tp": 1})"},
+        Spellings{"mistral", R"({"model_type": "mistral", "rope_theta": 1000000.0, "sliding_window": 32})",
+                  R"({"model_type": "mistral", "head_dim": 16, "rope_parameters": {"rope_theta": 1000000.0,
+                      "rope_type": "default"}, "sliding_window": 32})"},
+        Spellings{"qwen2",
+                  R"({"model_type": "qwen2", "rope_theta": 1000000.0, "use_sliding_window": true, "sliding_window": 32,
+                      "max_window_layers": 6})",
+                  R"({"model_type": "qwen2", "rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"},
+                      "use_sliding_window": true, "sliding_window": 32, "max_window_layers": 6, "layer_types": [
+                      "full_attention", "full_attention", "full_attention", "full_attention", "full_attention",
+                      "full_attention", "sliding_attention", "sliding_attention"]})"},
+        Spellings{"qwen3_yarn",
+                  R"({"model_type": "qwen3", "head_dim": 32, "rope_theta": 1000000.0, "rope_scaling": {"type": "yarn",
+                      "factor": 4.0, "original_max_position_embeddings": 64}, "sliding_window": null})",
+                  R"({"model_type": "qwen3", "head_dim": 32, "rope_parameters": {"rope_type": "yarn", "factor": 4.0,
+                      "original_max_position_embeddings": 64, "rope_theta": 1000000.0}, "sliding_window": null})"},
+        Spellings{"phi3",
+                  R"({"model_type": "phi3", "rope_theta": 20000.0, "rope_scaling": null, "sliding_window": 32,
+                      "original_max_position_embeddings": 256})",
+                  R"({"model_type": "phi3", "rope_parameters": {"partial_rotary_factor": 1.0, "rope_theta": 20000.0,
+                      "rope_type": "default"}, "sliding_window": 32, "original_max_position_embeddings": 256})"},
+        Spellings{"gemma2",
+                  R"({"model_type": "gemma2", "head_dim": 16, "hidden_act": "gelu_pytorch_tanh", "rope_theta": 20000.0,
+                      "sliding_window": 32, "cache_implementation": "hybrid"})",
+                  R"({"model_type": "gemma2", "head_dim": 16, "hidden_activation": "gelu_pytorch_tanh",
+                      "rope_parameters": {"rope_theta": 20000.0, "rope_type": "default"}, "sliding_window": 32,
+                      "tie_word_embeddings": true, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
+                      "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention",
+                      "sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+                      "use_bidirectional_attention": null})"},
+        Spellings{
+            "gemma3",
+            R"({"model_type": "gemma3_text", "head_dim": 16, "rope_theta": 1000000.0, "rope_local_base_freq": 10000.0,
+                      "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 32,
+                      "sliding_window_pattern": 6})",
+            R"({"model_type": "gemma3_text", "head_dim": 16, "rope_parameters": {"full_attention": {"factor": 8.0,
+                      "rope_theta": 1000000.0, "rope_type": "linear"}, "sliding_attention": {"rope_theta": 10000.0,
+                      "rope_type": "default"}}, "sliding_window": 32, "_sliding_window_pattern": 6, "layer_types": [
+                      "sliding_attention", "sliding_attention", "sliding_attention", "sliding_attention",
+                      "sliding_attention", "full_attention", "sliding_attention", "sliding_attention"]})"}),
+    [](const auto& row) { return row.param.name; });
+
 struct BadConfig {
   const char* name;
   Json config;
@@ -163,9 +247,9 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(
         BadConfig{"not_an_object", Json::array(), "not a JSON object"},
         BadConfig{"no_model_type", without(llama(), "model_type"), "'model_type' is missing"},
-        BadConfig{
-            "unknown_type", with(llama(), "model_type", "mamba"),
-            "model type 'mamba' is not supported; supported are llama, mistral, qwen2, qwen3, phi3, gemma2, gemma3_text"},
+        BadConfig{"unknown_type", with(llama(), "model_type", "mamba"),
+                  "model type 'mamba' is not supported; supported are llama, mistral, qwen2, qwen3, phi3, gemma2, "
+                  "gemma3_text"},
         BadConfig{"missing_size", without(llama(), "hidden_size"), "'hidden_size' is missing"},
         BadConfig{"text_size", with(llama(), "hidden_size", "64"),
                   "'hidden_size' is \"64\", expected an integer from 1 to 1048576"},
@@ -184,11 +268,30 @@ INSTANTIATE_TEST_SUITE_P(
                   "'hidden_act' is 'relu'; supported are silu and gelu_pytorch_tanh"},
         BadConfig{"rope_type", with(llama(), "rope_scaling", {{"rope_type", "longrope"}}),
                   "rope type 'longrope' is not supported; supported are default, linear, dynamic, llama3 and yarn"},
+        BadConfig{"rope_type_of_v5",
+                  with(llama(), "rope_parameters", {{"rope_type", "proportional"}, {"rope_theta", 1e4}}),
+                  "rope type 'proportional' is not supported; supported are default, linear, dynamic, llama3 and yarn"},
+        BadConfig{"rope_type_of_local_layers",
+                  with(with(with(llama(), "model_type", "gemma3_text"), "head_dim", 16), "rope_parameters",
+                       {{"full_attention", {{"rope_type", "default"}}}, {"sliding_attention", {{"rope_type", "su"}}}}),
+                  "rope type 'su' is not supported; supported are default, linear, dynamic, llama3 and yarn"},
+        BadConfig{"partial_rotation", with(llama(), "partial_rotary_factor", 0.5),
+                  "'partial_rotary_factor' is 0.5: that changes what the model computes and is not supported"},
+        BadConfig{"partial_rotation_of_v5", with(llama(), "rope_parameters", {{"partial_rotary_factor", 0.75}}),
+                  "'partial_rotary_factor' is 0.75; rotating part of a head is not supported"},
         BadConfig{"rope_factor", with(llama(), "rope_scaling", {{"rope_type", "linear"}}), "'factor' is missing"},
         BadConfig{"rope_not_object", with(llama(), "rope_scaling", 3), "'rope_scaling' is 3, expected an object"},
         BadConfig{"theta", with(llama(), "rope_theta", 0), "'rope_theta' is 0, expected a number from 1.0001 to 1e+12"},
         BadConfig{"other_maths", with(llama(), "residual_multiplier", 0.22),
                   "'residual_multiplier' is 0.22: that changes what the model computes and is not supported"},
+        BadConfig{"clipping", with(llama(), "clip_qkv", 8.0),
+                  "'clip_qkv' is 8.0: that changes what the model computes and is not supported"},
+        BadConfig{"scaled_logits", with(llama(), "logit_scale", 0.0625),
+                  "'logit_scale' is 0.0625: that changes what the model computes and is not supported"},
+        BadConfig{"both_ways", with(with(llama(), "model_type", "gemma2"), "use_bidirectional_attention", true),
+                  "'use_bidirectional_attention' is true: that changes what the model computes and is not supported"},
+        BadConfig{"softcap_of_a_llama", with(llama(), "attn_logit_softcapping", 50.0),
+                  "'attn_logit_softcapping' is 50.0: that changes what the model computes and is not supported"},
         BadConfig{"experts", with(llama(), "num_local_experts", 8),
                   "'num_local_experts' is 8: that changes what the model computes and is not supported"},
         BadConfig{"quantized", with(llama(), "quantization_config", {{"quant_method", "gptq"}}),

@@ -2,13 +2,20 @@
 #include "fettle_kit/model/decoder.h"
 
 #include "fettle_kit/io/safetensors.h"
+#include "fettle_kit/io/sha256.h"
 #include "fettle_kit/tensor/dtype.h"
 
+#include "kernels/kernel_testing.h"
+#include "unit/kit/model/bits_by_instruction_set.h"
+#include "unit/kit/model/goldens.h"
+
 #include <gtest/gtest.h>
+#include <tbb/global_control.h>
 #include <tbb/task_arena.h>
 
-#include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <string>
@@ -51,26 +58,26 @@ double largest_difference(ConstMatrix a, const std::vector<float>& b) {
   return largest;
 }
 
-Decoder open(const std::string& folder) {
+Decoder open(const std::string& folder, Precision precision = Precision::real) {
   auto weights = Weights::open(folder);
   if (!weights.ok()) throw std::runtime_error(weights.error().message());
-  auto decoder = Decoder::open(*std::move(weights));
+  auto decoder = Decoder::open(*std::move(weights), precision);
   if (!decoder.ok()) throw std::runtime_error(decoder.error().message());
   return *std::move(decoder);
 }
 
-/// Reference outputs of transformers on small random models of every family: its README names the tolerance.
+/// Reference outputs of transformers on small random models of every family.
 class Goldens : public ::testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
-    if (!std::filesystem::exists(goldens + GetParam()))
-      GTEST_SKIP() << "the reference outputs of transformers are not here";
+    if (!std::filesystem::exists(folder_)) GTEST_SKIP() << "the reference outputs of transformers are not here";
   }
+  const std::string folder_ = test::golden_folder(GetParam());
 };
 
 TEST_P(Goldens, HiddenStatesAndLogitsAgree) {
-  const Decoder model = open(goldens + GetParam());
-  auto file = SafetensorsReader::open(goldens + GetParam() + "/golden.safetensors");
+  const Decoder model = open(folder_);
+  auto file = SafetensorsReader::open(folder_ + "/golden.safetensors");
   ASSERT_TRUE(file.ok());
   const auto tokens = ids(*file, "input_ids");
   const Batch batch{2, static_cast<std::int64_t>(tokens.size()) / 2};
@@ -91,8 +98,8 @@ TEST_P(Goldens, HiddenStatesAndLogitsAgree) {
 }
 
 TEST_P(Goldens, OneTokenAtATimeThroughTheCacheGivesTheSameBits) {
-  const Decoder model = open(goldens + GetParam());
-  auto file = SafetensorsReader::open(goldens + GetParam() + "/golden.safetensors");
+  const Decoder model = open(folder_);
+  auto file = SafetensorsReader::open(folder_ + "/golden.safetensors");
   ASSERT_TRUE(file.ok());
   const auto tokens = ids(*file, "input_ids");
   const Batch batch{2, static_cast<std::int64_t>(tokens.size()) / 2};
@@ -113,33 +120,59 @@ TEST_P(Goldens, OneTokenAtATimeThroughTheCacheGivesTheSameBits) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, Goldens,
-                         ::testing::Values("llama", "llama-bias", "llama-rope3-tied", "smollm-like", "mistral", "qwen2",
-                                           "qwen3", "gemma3"),
-                         [](const auto& row) {
-                           std::string name = row.param;
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(Families, Goldens, ::testing::ValuesIn(test::kGoldens),
+                         [](const auto& row) { return test::golden_label(row.param); });
+
+/// Logits of 300 tokens of the 3M model.
+std::vector<float> prose_logits(const Decoder& model) {
+  std::vector<std::int32_t> tokens;
+  for (std::int32_t i = 0; i < 300; ++i) tokens.push_back(i * 37 % 1024);
+  Rows x(300, model.config().hidden), logits(300, model.config().vocab);
+  EXPECT_TRUE(model.forward(x, tokens, {1, 300}).ok());
+  model.logits(logits, x);
+  const ConstMatrix view = logits;
+  return {view.data, view.data + view.rows * view.cols};
+}
 
 TEST(Decoder, ThreadsDoNotChangeBits) {
   if (!std::filesystem::exists(models + "prose-3m")) GTEST_SKIP() << "the model prose-3m is not here";
-  const Decoder model = open(models + "prose-3m");
-  std::vector<std::int32_t> tokens;
-  for (std::int32_t i = 0; i < 300; ++i) tokens.push_back(i * 37 % 1024);
-  const auto run = [&](int threads) {
-    Rows x(300, model.config().hidden), logits(300, model.config().vocab);
-    tbb::task_arena arena(threads);
-    arena.execute([&] {
-      EXPECT_TRUE(model.forward(x, tokens, {1, 300}).ok());
-      model.logits(logits, x);
-    });
-    const ConstMatrix view = logits;
-    return std::vector<float>(view.data, view.data + view.rows * view.cols);
-  };
-  const auto one = run(1);
-  EXPECT_EQ(one, run(2));
-  EXPECT_EQ(one, run(5));
+  for (const Precision precision : {Precision::real, Precision::bf16}) {
+    const Decoder model = open(models + "prose-3m", precision);
+    std::vector<float> first;
+    for (const int threads : {1, 2, 3, 7}) {
+      const tbb::global_control limit(tbb::global_control::max_allowed_parallelism, static_cast<std::size_t>(threads));
+      tbb::task_arena(threads).execute([&] {
+        const std::vector<float> logits = prose_logits(model);
+        if (first.empty()) first = logits;
+        expect_same(logits, first, std::to_string(threads) + " threads");
+      });
+    }
+  }
+}
+
+/// What the next test reads from this program run again, once for each instruction set.
+TEST(DecoderBits, OfForwardAndOfTheCache) {
+  if (!std::filesystem::exists(models + "prose-3m")) GTEST_SKIP() << "the model prose-3m is not here";
+  Sha256 digest;
+  for (const Precision precision : {Precision::real, Precision::bf16}) {
+    const Decoder model = open(models + "prose-3m", precision);
+    const std::vector<float> logits = prose_logits(model);
+    digest.update(logits.data(), logits.size() * sizeof(float));
+    KvCache cache(model.config(), 8);
+    for (std::int32_t t = 0; t < 8; ++t) {
+      Rows x(1, model.config().hidden);
+      ASSERT_TRUE(model.forward(x, std::array<std::int32_t, 1>{t * 97}, {1, 1}, &cache).ok());
+      digest.update(MutMatrix(x).data, static_cast<std::size_t>(x.cols()) * sizeof(float));
+    }
+  }
+  std::printf("bits: %s\n", digest.hex().c_str());
+}
+
+TEST(Decoder, GivesTheSameBitsOnEveryInstructionSet) {
+  if (!std::filesystem::exists(models + "prose-3m")) GTEST_SKIP() << "the model prose-3m is not here";
+  const auto digests = test::bits_by_instruction_set("DecoderBits.OfForwardAndOfTheCache");
+  ASSERT_EQ(digests.size(), usable_kernels().size());
+  for (const auto& [name, digest] : digests) EXPECT_EQ(digest, digests.begin()->second) << name;
 }
 
 TEST(Decoder, TheBatchAroundASequenceDoesNotChangeItsBits) {

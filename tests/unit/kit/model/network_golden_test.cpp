@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Losses and gradients of whole models against transformers (../shared/goldens, computed there in f32 by autograd).
+// Losses and gradients of whole models against transformers (goldens.h; computed there in f32 by autograd).
 #include "fettle_kit/io/safetensors.h"
 #include "fettle_kit/model/network.h"
 #include "fettle_kit/tensor/dtype.h"
 
+#include "unit/kit/model/goldens.h"
+
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
@@ -45,10 +46,10 @@ double relative_error(const std::vector<float>& got, const std::vector<float>& w
   return std::sqrt(difference / norm);
 }
 
-class NetworkGolden : public testing::TestWithParam<const char*> {
+class NetworkGolden : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
-    folder_ = std::filesystem::path(FETTLE_TEST_SHARED) / "goldens" / GetParam();
+    folder_ = test::golden_folder(GetParam());
     if (!std::filesystem::exists(folder_)) GTEST_SKIP() << "the golden models are not here: " << folder_;
   }
   std::filesystem::path folder_;
@@ -95,14 +96,8 @@ TEST_P(NetworkGolden, GivesTheLossAndTheGradientsOfTransformers) {
   EXPECT_GT(compared, 4);
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, NetworkGolden,
-                         testing::Values("llama", "llama-bias", "llama-rope3-tied", "mistral", "qwen2", "qwen3",
-                                         "gemma3", "smollm-like"),
-                         [](const auto& row) {
-                           std::string name = row.param;
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(Models, NetworkGolden, testing::ValuesIn(test::kGoldens),
+                         [](const auto& row) { return test::golden_label(row.param); });
 
 }  // namespace
 }  // namespace fettle::kit

@@ -9,6 +9,7 @@
 #include "kernels/kernel_testing.h"
 #include "unit/kit/backend/f64_backend.h"
 #include "unit/kit/io/scratch_folder.h"
+#include "unit/kit/model/bits_by_instruction_set.h"
 #include "unit/kit/model/tiny_model.h"
 
 #include <gmock/gmock.h>
@@ -17,10 +18,8 @@
 #include <tbb/global_control.h>
 #include <tbb/task_arena.h>
 
-#include <array>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <string>
@@ -249,18 +248,7 @@ TEST(NetworkBits, OfAllFamilies) {
 }
 
 TEST(Network, GivesTheSameBitsOnEveryInstructionSet) {
-  std::map<std::string, std::string> digests;
-  const std::string self = std::filesystem::read_symlink("/proc/self/exe");
-  for (const KernelTable* table : usable_kernels()) {
-    const std::string command =
-        "FETTLE_ISA=" + std::string(table->name) + " '" + self + "' --gtest_filter=NetworkBits.OfAllFamilies";
-    FILE* const child = popen(command.c_str(), "r");
-    ASSERT_NE(child, nullptr);
-    std::array<char, 256> line{};
-    while (std::fgets(line.data(), line.size(), child))
-      if (std::string(line.data()).starts_with("bits: ")) digests[table->name] = line.data();
-    EXPECT_EQ(pclose(child), 0) << table->name;
-  }
+  const auto digests = test::bits_by_instruction_set("NetworkBits.OfAllFamilies");
   ASSERT_EQ(digests.size(), usable_kernels().size());
   for (const auto& [name, digest] : digests) EXPECT_EQ(digest, digests.begin()->second) << name;
 }
