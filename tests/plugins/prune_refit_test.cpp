@@ -244,5 +244,14 @@ TEST(PruneRefit, NeedsTwoTokensAnInput) {
             "512 the update is worse than none; give data.tokens more sequences (16 tokens an input are good)");
 }
 
+TEST(PruneRefit, WarnsBelowSixteenTokensAnInput) {
+  const StepResult r = prune_refit(by_magnitude().outputs.at("mask")).run();
+  EXPECT_EQ(r.warnings(),
+            std::vector<std::string>{
+                std::to_string(static_cast<int>(r.value("calibration_tokens"))) +
+                " calibration tokens are few for the 256 inputs of 'model.layers.0.self_attn.q_proj.weight'; "
+                "from 4096 on the result stops improving"});
+}
+
 }  // namespace
 }  // namespace fettle::test

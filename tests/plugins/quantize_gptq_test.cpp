@@ -447,6 +447,15 @@ TEST(QuantizeGptq, RefusesFewerThanTwoTokensAnInput) {
             "512 rounding to nearest is better; give data.tokens more sequences (16 tokens an input are good)");
 }
 
+TEST(QuantizeGptq, WarnsBelowSixteenTokensAnInput) {
+  const StepResult r = gptq_step().run();
+  EXPECT_EQ(r.warnings(),
+            std::vector<std::string>{
+                std::to_string(static_cast<int>(r.value("calibration_tokens"))) +
+                " calibration tokens are few for the 256 inputs of 'model.layers.0.self_attn.q_proj.weight'; "
+                "from 4096 on the result stops improving"});
+}
+
 TEST(QuantizeGptq, RefusesAnIndexThatCompressedTensorsNoLongerLoads) {
   EXPECT_EQ(
       gptq_step().param("act_order", true).param("format", "compressed-tensors").validate().message,

@@ -52,10 +52,11 @@ class EvalCompare {
     FETTLE_TRY(check_measured_text(in, {p.length, p.windows}));
     const ModelCost candidate(in.at("candidate")), reference(in.at("reference"));
     const double tokens = estimated_tokens(in, {p.length, p.windows}, reference.context);
-    const double rows = std::max<double>(batch_rows, static_cast<double>(p.length.value_or(0)));
+    const auto at_once = tokens_at_once(window_length(in, {p.length, p.windows}, reference.context));
+    const double rows = std::min(tokens, static_cast<double>(at_once));
     const auto text = in.find("text");
-    e.memory(candidate.forward_bytes(rows) + reference.forward_bytes(rows) +
-             (text ? 8 * text->number("bytes") : 4 * tokens) + 32e6)
+    e.memory(candidate.forward_bytes(rows) + reference.forward_bytes(rows) + candidate.unpacked_bytes() +
+             reference.unpacked_bytes() + (text ? 8 * text->number("bytes") : 4 * tokens) + 32e6)
         .disk(4096)
         .flops(candidate.flops(tokens) + reference.flops(tokens));
     return {};

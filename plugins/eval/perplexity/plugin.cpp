@@ -50,9 +50,11 @@ class EvalPerplexity {
     const ModelCost cost(in.at("model"));
     const double tokens = estimated_tokens(in, {p.length, p.windows}, cost.context);
     const auto text = in.find("text");
+    const double rows =
+        std::min(tokens, double(tokens_at_once(window_length(in, {p.length, p.windows}, cost.context))));
     // A text is held with its ids, and once more while it is cut into words: eight times its bytes is enough.
-    e.memory(cost.forward_bytes(std::max<double>(batch_rows, static_cast<double>(p.length.value_or(0)))) +
-             (text ? 8 * text->number("bytes") : 4 * tokens) + 32e6)
+    e.memory(cost.forward_bytes(rows, precision_of(p.precision)) + cost.unpacked_bytes() +
+             (text ? 8 * text->number("bytes") : 8 * tokens) + 8e6)
         .disk(4096)
         .flops(cost.flops(tokens));
     return {};

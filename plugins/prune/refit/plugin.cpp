@@ -63,9 +63,10 @@ class PruneRefit {
     const double hidden = in.at("model").number("hidden"), ffn = in.at("model").number("ffn");
     const double widest = std::max(hidden, ffn);
     // Four Gram matrices of a block, one of them as f32, five copies of the largest matrix.
-    const double statistics = 8 * (3 * hidden * hidden + ffn * ffn) + 4 * widest * widest + 20 * hidden * widest;
+    const double statistics = 8 * (3 * hidden * hidden + ffn * ffn);
     const int passes = p.true_sequential ? 5 : p.propagation == "dense" ? 1 : 2;
-    return estimate_prune_walk(in, e, statistics, widest + 2.0 * p.iterations * widest, passes);
+    return estimate_prune_walk(in, e, statistics, widest + 2.0 * p.iterations * widest, passes,
+                               4 * widest * widest + 16 * hidden * widest);
   }
 
   static Status run(const Params& p, fettle::Context& context) {

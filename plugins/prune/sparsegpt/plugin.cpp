@@ -115,9 +115,9 @@ class PruneSparseGpt {
     FETTLE_TRY(check_foretold_tokens(p, in));
     const double hidden = in.at("model").number("hidden"), ffn = in.at("model").number("ffn");
     const double widest = std::max(hidden, ffn);
-    // Four Gram matrices of a block; one more copy, its factor, and one f32 product of the widest.
-    const double statistics = 8 * (3 * hidden * hidden + ffn * ffn) + widest * widest * (8 + 8 + 4);
-    return estimate_calibrated_pruning(p, in, e, statistics, 3 * widest);
+    // Four Gram matrices of a block; of the widest one copy with damping, and its factor.
+    const double statistics = 8 * (3 * hidden * hidden + ffn * ffn);
+    return estimate_calibrated_pruning(p, in, e, statistics, 3 * widest, 16 * widest * widest);
   }
 
   static Status run(const Params& p, fettle::Context& context) {

@@ -200,9 +200,9 @@ class QuantizeGptq {
   static Status estimate(const Params& p, const fettle::Inputs& in, fettle::Estimate& e) {
     const double hidden = in.at("model").number("hidden"), ffn = in.at("model").number("ffn");
     const double widest = std::max(hidden, ffn);
-    // Four Gram matrices of a block; a permuted copy, its factor, and one f32 product of the widest.
-    const double statistics = 8 * (3 * hidden * hidden + ffn * ffn) + widest * widest * (8 + 8 + 8 + 4);
-    FETTLE_TRY(estimate_quantize_walk(p, in, e, statistics, 3 * widest));
+    // Four Gram matrices of a block; of the widest one copy with damping, its factor, and one in the order of columns.
+    const double statistics = 8 * (3 * hidden * hidden + ffn * ffn);
+    FETTLE_TRY(estimate_quantize_walk(p, in, e, statistics, 3 * widest, (p.act_order ? 24 : 16) * widest * widest));
     e.attribute("model", "weights", weights_attribute(p));
     return {};
   }

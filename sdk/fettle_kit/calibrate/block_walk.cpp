@@ -34,9 +34,13 @@ Result<BlockWalk> BlockWalk::start(const Decoder& model, const TokenSet& tokens,
   return walk;
 }
 
+std::int64_t BlockWalk::portion_tokens(std::int64_t length) {
+  return std::max<std::int64_t>(1, portion_rows / length) * length;
+}
+
 Status BlockWalk::run(const BlockWeights& weights, const BlockObserver& observer, bool keep_outputs,
                       const BoundaryObserver& boundary) {
-  const std::int64_t at_once = std::max<std::int64_t>(1, portion_rows / length_);
+  const std::int64_t at_once = portion_tokens(length_) / length_;
   const MutMatrix states = states_;
   const std::int64_t sequences = states.rows / length_;
   const bool copies = !keep_outputs || boundary;
@@ -61,13 +65,13 @@ Status BlockWalk::observe(const BlockWeights& weights, const BlockObserver& obse
 
 Status BlockWalk::advance(const BlockWeights* changed) {
   FETTLE_TRY(run(changed ? *changed : model_->block_weights(layer_), {}, true));
-  ++layer_;
+  model_->weights().drop_block(layer_++);
   return {};
 }
 
 Status BlockWalk::pass(const BlockObserver& observer, const BoundaryObserver& boundary) {
   FETTLE_TRY(run(model_->block_weights(layer_), observer, true, boundary));
-  ++layer_;
+  model_->weights().drop_block(layer_++);
   return {};
 }
 

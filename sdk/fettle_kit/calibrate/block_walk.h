@@ -13,7 +13,8 @@ namespace fettle::kit {
 
 /// Carries calibration tokens through a model one block at a time, so that a technique can look at the inputs of a
 /// block's linears, change the block, and let the next block see what the changed one puts out. In memory: the
-/// activations at one block boundary (tokens * hidden floats) and one batch inside a block; never the model.
+/// activations at one block boundary (tokens * hidden floats) and one batch inside a block; never the model: when a
+/// block is left, the pages of its matrices are released.
 ///
 ///   FETTLE_ASSIGN(BlockWalk walk, BlockWalk::start(model, tokens, stop));
 ///   for (; !walk.done(); ) {
@@ -28,6 +29,9 @@ class BlockWalk {
   /// Embeds all sequences. `model` and `tokens` must outlive the walk. `stop` is polled between batches: true ends with
   /// Code::cancelled. Errors: sequences longer than the model's context, ids outside its vocabulary.
   static Result<BlockWalk> start(const Decoder& model, const TokenSet& tokens, std::function<bool()> stop = {});
+
+  /// Tokens inside a block at a time, whole sequences of so many: fewer if there are fewer.
+  static std::int64_t portion_tokens(std::int64_t length);
 
   bool done() const { return layer_ == model_->config().layers; }
   std::int64_t layer() const { return layer_; }

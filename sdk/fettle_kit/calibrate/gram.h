@@ -15,7 +15,7 @@ namespace fettle::kit {
 ///   gram  [width, width] f64, lower triangle
 ///
 /// Each portion is multiplied in f32 and added in f64. Portions come in the same order whatever the threads, so the
-/// bits do not depend on them. Memory: 8 width^2 bytes, and 4 width^2 while adding.
+/// bits do not depend on them. Memory: 8 width^2 bytes, and 2048 width while adding.
 class Gram {
  public:
   explicit Gram(std::int64_t width) : sum_(width) {}

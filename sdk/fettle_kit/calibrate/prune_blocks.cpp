@@ -2,6 +2,7 @@
 #include "fettle_kit/calibrate/prune_blocks.h"
 
 #include "fettle_kit/calibrate/held_out.h"
+#include "fettle_kit/calibrate/walk_cost.h"
 #include "fettle_kit/compress/targets.h"
 #include "fettle_kit/model/foreseen.h"
 
@@ -220,30 +221,26 @@ Status prune_blocks(const Checkpoint& checkpoint, const PruneWalk& plan, Context
 }
 
 Status estimate_prune_walk(const Inputs& inputs, Estimate& estimate, double statistics_bytes, double flops_a_weight,
-                           int passes) {
+                           int passes, double solver_bytes) {
   FETTLE_TRY(check_family(inputs, "model"));
-  const Input model = inputs.at("model"), tokens = inputs.at("calibration");
-  const double hidden = model.number("hidden"), ffn = model.number("ffn");
-  const double layers = std::max(1.0, model.number("layers"));
-  const double rows = tokens.number("sequences") * tokens.number("length");
-  const double block = std::max(0.0, model.number("parameters") - model.number("vocab") * hidden) / layers;
-  const double boundary = rows * hidden * 4;
-  const double portion = Decoder::forward_bytes(2048, hidden, ffn, hidden, hidden);
-  const double pruned = block * (2 + 0.125);                // stored bytes and masks of one block
-  const double matrix = hidden * std::max(hidden, ffn);     // of the largest one, as f32, twice
-  const double outputs = 2048 * std::max(hidden, ffn) * 8;  // of a matrix before and after, on held-out tokens
-  estimate.memory(boundary + portion + pruned + 8 * matrix + outputs + statistics_bytes + 64e6)
+  const Input model = inputs.at("model");
+  const WalkCost cost(model, inputs.at("calibration"));
+  const double pruned = cost.block * (cost.stored + 0.125);  // the block as it will be written, and its masks
+  const double solving = solver_bytes + cost.matrix * sizeof(float) + pruned;
+  estimate
+      .memory(cost.boundary + statistics_bytes + std::max({cost.portion, solving, pruned + cost.held_out}) +
+              WalkCost::rest)
       .disk(model.number("bytes") * 17 / 16)
-      .flops((2 * rows * passes + flops_a_weight) * block * layers)
+      .flops((2 * cost.tokens * passes + flops_a_weight) * cost.block * cost.layers)
       .like("model", model);
   return {};
 }
 
 Status estimate_calibrated_pruning(const CalibratedPruneParams& params, const Inputs& inputs, Estimate& estimate,
-                                   double statistics_bytes, double flops_a_weight) {
+                                   double statistics_bytes, double flops_a_weight, double solver_bytes) {
   // Every block runs to be measured, once or at each of its sites, and to pass on what it puts out when pruned.
   const int passes = params.true_sequential ? 5 : params.propagation == "dense" ? 1 : 2;
-  FETTLE_TRY(estimate_prune_walk(inputs, estimate, statistics_bytes, flops_a_weight, passes));
+  FETTLE_TRY(estimate_prune_walk(inputs, estimate, statistics_bytes, flops_a_weight, passes, solver_bytes));
   estimate.attribute("model", "sparsity", sparsity_text(params));
   return {};
 }

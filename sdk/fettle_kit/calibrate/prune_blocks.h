@@ -123,12 +123,13 @@ class ScorePruner {
 };
 
 /// Memory, disk and flops of such a step. `statistics_bytes`: of the accumulators of one block. `flops_a_weight`: of
-/// the technique itself, beyond `passes` of the calibration tokens. Refuses families that the engine does not run.
+/// the technique itself, beyond `passes` of the calibration tokens. `solver_bytes`: what it takes beside the
+/// accumulators while it prunes one matrix, but for that matrix as f32. Refuses families that the engine does not run.
 Status estimate_prune_walk(const Inputs& inputs, Estimate& estimate, double statistics_bytes, double flops_a_weight,
-                           int passes);
+                           int passes, double solver_bytes = 0);
 /// The same, and the attribute `sparsity` of the result.
 Status estimate_calibrated_pruning(const CalibratedPruneParams& params, const Inputs& inputs, Estimate& estimate,
-                                   double statistics_bytes, double flops_a_weight);
+                                   double statistics_bytes, double flops_a_weight, double solver_bytes = 0);
 /// While planning: whether the foretold tokens are enough for a technique that fits to them, as far as the model's
 /// attributes tell the widths of what is pruned.
 Status check_foretold_tokens(const CalibratedPruneParams& params, const Inputs& inputs);

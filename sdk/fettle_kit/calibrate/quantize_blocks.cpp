@@ -2,6 +2,7 @@
 #include "fettle_kit/calibrate/quantize_blocks.h"
 
 #include "fettle_kit/calibrate/held_out.h"
+#include "fettle_kit/calibrate/walk_cost.h"
 #include "fettle_kit/model/foreseen.h"
 
 #include <fmt/format.h>
@@ -103,21 +104,18 @@ Status EnoughTokens::check(const TensorView& t, std::int64_t tokens) {
 }
 
 Status estimate_quantize_walk(const CalibratedQuantizeParams& params, const Inputs& inputs, Estimate& estimate,
-                              double statistics_bytes, double flops_a_weight) {
+                              double statistics_bytes, double flops_a_weight, double solver_bytes) {
   FETTLE_TRY(check_family(inputs, "model"));
-  const Input model = inputs.at("model"), tokens = inputs.at("calibration");
-  const double hidden = model.number("hidden"), ffn = model.number("ffn");
-  const double layers = std::max(1.0, model.number("layers"));
-  const double rows = tokens.number("sequences") * tokens.number("length");
-  const double block = std::max(0.0, model.number("parameters") - model.number("vocab") * hidden) / layers;
-  const double boundary = rows * hidden * 4;
-  const double portion = Decoder::forward_bytes(2048, hidden, ffn, hidden, hidden);
-  const double matrix = hidden * std::max(hidden, ffn);  // the largest: f32 twice, codes, packed
-  const double outputs = 2048 * std::max(hidden, ffn) * 8;
+  const Input model = inputs.at("model");
+  const WalkCost cost(model, inputs.at("calibration"));
+  const double values = cost.block * sizeof(float);                 // the block as it will be read back
+  const double solving = std::max(solver_bytes, 12 * cost.matrix);  // as f32, its codes, packed
   const double passes = params.true_sequential ? 5 : 2;
-  estimate.memory(boundary + portion + 4 * block + 12 * matrix + outputs + statistics_bytes + 64e6)
+  estimate
+      .memory(cost.boundary + statistics_bytes + std::max(cost.portion, values + std::max(solving, cost.held_out)) +
+              WalkCost::rest)
       .disk(model.number("bytes"))
-      .flops((2 * rows * passes + flops_a_weight) * block * layers)
+      .flops((2 * cost.tokens * passes + flops_a_weight) * cost.block * cost.layers)
       .like("model", model);
   return {};
 }

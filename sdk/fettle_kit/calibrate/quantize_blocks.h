@@ -88,8 +88,9 @@ class EnoughTokens {
 };
 
 /// Memory, disk and flops of such a step. `statistics_bytes`: of the accumulators of one block. `flops_a_weight`: of
-/// the technique itself. Refuses families that the engine does not run.
+/// the technique itself. `solver_bytes`: what it takes beside the accumulators and the quantized block while it works
+/// on one matrix, but for three copies of it. Refuses families that the engine does not run.
 Status estimate_quantize_walk(const CalibratedQuantizeParams& params, const Inputs& inputs, Estimate& estimate,
-                              double statistics_bytes, double flops_a_weight);
+                              double statistics_bytes, double flops_a_weight, double solver_bytes = 0);
 
 }  // namespace fettle::kit

@@ -48,11 +48,17 @@ Result<TokenSet> measured_windows(const Inputs& inputs, const WindowChoice& choi
   return windows_of_text(*tokenizer, text, choice.length.value_or(std::min(context, usual_length)), choice.windows);
 }
 
+std::int64_t window_length(const Inputs& inputs, const WindowChoice& choice, double context) {
+  const auto usual = static_cast<std::int64_t>(std::min<double>(context, usual_length));
+  const auto tokens = inputs.find("tokens");
+  const auto length =
+      tokens ? static_cast<std::int64_t>(tokens->number("length", usual_length)) : choice.length.value_or(usual);
+  return std::max<std::int64_t>(1, length);
+}
+
 double estimated_tokens(const Inputs& inputs, const WindowChoice& choice, double context) {
   const auto tokens = inputs.find("tokens");
-  const double length = tokens ? tokens->number("length", usual_length)
-                               : static_cast<double>(choice.length.value_or(
-                                     static_cast<std::int64_t>(std::min<double>(context, usual_length))));
+  const auto length = static_cast<double>(window_length(inputs, choice, context));
   const double all = tokens ? tokens->number("sequences") * length : inputs.at("text").number("bytes") / 3;
   return choice.windows > 0 ? std::min(all, static_cast<double>(choice.windows) * length) : all;
 }

@@ -25,6 +25,9 @@ Status check_measured_text(const Inputs& inputs, const WindowChoice& choice);
 Result<TokenSet> measured_windows(const Inputs& inputs, const WindowChoice& choice, std::int64_t context,
                                   const Tokenizer* tokenizer);
 
+/// Tokens of a window, from attributes alone.
+std::int64_t window_length(const Inputs& inputs, const WindowChoice& choice, double context);
+
 /// About how many tokens that will be, from attributes alone: a token of text is taken for three bytes.
 double estimated_tokens(const Inputs& inputs, const WindowChoice& choice, double context);
 

@@ -4,6 +4,8 @@
 #include "fettle_kit/model/decoder.h"
 
 #include <algorithm>
+#include <iterator>
+#include <string_view>
 
 namespace fettle::kit {
 namespace {
@@ -20,13 +22,24 @@ ModelCost::ModelCost(const Input& model)
       vocab(model.number("vocab")),
       parameters(model.number("parameters")),
       context(model.number("context", 512)) {
+  constexpr std::string_view plain[] = {"", "f32", "f16", "bf16", "mixed"};
+  const std::string_view weights = model.attribute("weights");
+  packed =
+      model.attribute("layout") == "hf" && std::find(std::begin(plain), std::end(plain), weights) == std::end(plain);
   if (const double heads = model.number("heads"); heads > 0) kv_share = model.number("kv_heads", heads) / heads;
 }
 
-double ModelCost::forward_bytes(double rows) const {
+double ModelCost::forward_bytes(double rows, Precision precision) const {
   const double width = widest_attention * hidden;
-  const double logits = std::max(64e6, 16 * vocab * sizeof(float));
-  return Decoder::forward_bytes(rows, hidden, ffn, width, width * kv_share) + logits;
+  const double at_once = std::max(16.0, (16 << 20) / std::max(1.0, vocab));  // Decoder::logit_rows()
+  const double logits = std::min(rows, at_once) * vocab * sizeof(float);
+  // A product of bf16 factors packs both (gemm_bf16.cpp): 4096 rows of weights, 2048 of activations, 2048 deep.
+  const double packed = precision == Precision::bf16 ? (4096 + std::min(rows, 2048.0)) * 2048 * 2 : 0;
+  return Decoder::forward_bytes(rows, hidden, ffn, width, width * kv_share) + logits + packed;
+}
+
+double ModelCost::unpacked_bytes() const {
+  return packed ? layers * (2 * hidden * hidden * (1 + kv_share) + 3 * hidden * ffn) * sizeof(float) : 0;
 }
 
 double ModelCost::cache_bytes(double positions) const {

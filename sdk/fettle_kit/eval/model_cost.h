@@ -2,6 +2,7 @@
 #pragma once
 
 #include "fettle/technique.h"
+#include "fettle_kit/kernels/precision.h"
 
 namespace fettle::kit {
 
@@ -10,11 +11,14 @@ namespace fettle::kit {
 struct ModelCost {
   explicit ModelCost(const Input& model);
   /// Private bytes of Decoder::forward on `rows` tokens at once and of the logits of Decoder::logit_rows() of them.
-  double forward_bytes(double rows) const;
+  double forward_bytes(double rows, Precision precision = Precision::real) const;
   double cache_bytes(double positions) const;
+  /// Private bytes of the matrices of a quantized checkpoint, which become f32 in memory; 0 for others.
+  double unpacked_bytes() const;
   /// Products and sums of `tokens` tokens through all matrices; attention's own are left out.
   double flops(double tokens) const { return 2 * parameters * tokens; }
 
+  bool packed = false;  ///< a quantized Hugging Face checkpoint
   double layers = 0, hidden = 0, ffn = 0, vocab = 0, kv_share = 1, parameters = 0, context = 0;
 };
 

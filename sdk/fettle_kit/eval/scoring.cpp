@@ -37,7 +37,7 @@ Status score_windows(std::span<const Decoder* const> models, const TokenSet& win
   for (const Decoder* model : models) logits.emplace_back(chunk, model->config().vocab);
 
   const std::int64_t length = windows.length(), total = windows.sequences();
-  const std::int64_t per_batch = std::max<std::int64_t>(1, batch_rows / length);
+  const std::int64_t per_batch = tokens_at_once(length) / length;
   for (std::int64_t first = 0; first < total; first += per_batch) {
     const Batch batch{std::min(per_batch, total - first), length};
     const auto ids =

@@ -5,6 +5,7 @@
 #include "fettle_kit/model/decoder.h"
 #include "fettle_kit/text/token_set.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -34,6 +35,10 @@ Status score_windows(std::span<const Decoder* const> models, const TokenSet& win
 
 /// Tokens that go through the model at a time: enough that reading the weights is cheap beside multiplying with them.
 inline constexpr std::int64_t batch_rows = 2048;
+/// The same in whole windows, one at least.
+constexpr std::int64_t tokens_at_once(std::int64_t length) {
+  return std::max<std::int64_t>(1, batch_rows / length) * length;
+}
 
 /// -log softmax(logits)[target]; the row is overwritten. The sum runs in f32 over 16 lanes, the rest in f64.
 double negative_log_likelihood(std::span<float> logits, std::int32_t target);

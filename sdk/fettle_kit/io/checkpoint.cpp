@@ -161,15 +161,8 @@ Result<const TensorView*> Checkpoint::require(std::string_view name) const {
 }
 
 void Checkpoint::drop(const TensorView& tensor) const {
-  const std::less<const std::byte*> before;
-  for (const SafetensorsReader& shard : *shards_) {
-    const auto file = shard.file().bytes();
-    if (tensor.bytes.empty() || before(tensor.bytes.data(), file.data()) ||
-        !before(tensor.bytes.data(), file.data() + file.size()))
-      continue;
-    shard.file().drop(static_cast<std::size_t>(tensor.bytes.data() - file.data()), tensor.bytes.size());
-    return;
-  }
+  for (const SafetensorsReader& shard : *shards_)
+    if (shard.file().drop(tensor.bytes)) return;
 }
 
 }  // namespace fettle::kit

@@ -397,6 +397,11 @@ const TensorView* GgufReader::tensor(std::string_view name) const {
   return found == tensor_index_.end() ? nullptr : &content_.tensors[found->second];
 }
 
+void GgufReader::drop(const TensorView& tensor) const {
+  for (const MappedFile& file : files_)
+    if (file.drop(tensor.bytes)) return;
+}
+
 namespace {
 
 /// All that comes before the data, without the padding.

@@ -59,6 +59,8 @@ class GgufReader {
   std::string text(std::string_view key, std::string otherwise = {}) const;
   const std::vector<TensorView>& tensors() const { return content_.tensors; }  ///< in file order
   const TensorView* tensor(std::string_view name) const;
+  /// Releases the pages of a tensor that will not be looked at again soon.
+  void drop(const TensorView& tensor) const;
   const std::string& path() const { return files_.front().path(); }  ///< of the first part
 
  private:

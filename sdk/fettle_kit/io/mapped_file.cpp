@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <functional>
 #include <utility>
 
 namespace fettle::kit {
@@ -58,6 +59,13 @@ void MappedFile::drop(std::size_t offset, std::size_t length) const {
   const std::size_t end = offset + std::min(length, size_ - offset);
   const std::size_t first = offset / page * page;  // a page shared with a neighbour is read again from the cache
   ::madvise(const_cast<std::byte*>(data_) + first, end - first, MADV_DONTNEED);  // NOLINT: as above; only a hint
+}
+
+bool MappedFile::drop(std::span<const std::byte> part) const {
+  const std::less<const std::byte*> before;
+  if (part.empty() || before(part.data(), data_) || !before(part.data(), data_ + size_)) return false;
+  drop(static_cast<std::size_t>(part.data() - data_), part.size());
+  return true;
 }
 
 }  // namespace fettle::kit

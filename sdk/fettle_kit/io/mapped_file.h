@@ -26,6 +26,8 @@ class MappedFile {
   /// Tells the kernel that this range was the last use of its pages (streaming over models larger than memory). They
   /// may be read again. Ranges beyond the file are cut.
   void drop(std::size_t offset, std::size_t length) const;
+  /// The same for a view into bytes(); false if it is of something else.
+  bool drop(std::span<const std::byte> part) const;
 
  private:
   MappedFile() = default;

@@ -43,6 +43,13 @@ struct Weights::Source {
     const DenseTensor* const tensor = checkpoint ? checkpoint->find(name) : nullptr;
     return tensor ? tensor->inputs : InputGrid{};
   }
+  void drop(const std::string& name) const {
+    if (gguf) {
+      if (const TensorView* const tensor = gguf->tensor(gguf_name(architecture, name))) gguf->drop(*tensor);
+    } else if (const DenseTensor* const tensor = checkpoint->find(name); tensor && tensor->stored) {
+      checkpoint->stored().drop(*tensor->stored);
+    }
+  }
   /// The name as messages show it: as it stands in the file.
   std::string stored_name(const std::string& name) const { return gguf ? gguf_name(architecture, name) : name; }
   std::uint64_t bytes() const {
@@ -190,6 +197,12 @@ Result<StoredMatrix> Weights::head() const {
 }
 
 Result<std::vector<float>> Weights::final_norm() const { return norm("model.norm.weight", config().hidden); }
+
+void Weights::drop_block(std::int64_t layer) const {
+  for (const char* linear : {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+                             "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"})
+    source_->drop(fmt::format("model.layers.{}.{}.weight", layer, linear));
+}
 
 Result<BlockWeights> Weights::block(std::int64_t layer) const {
   const ModelConfig& c = config();

@@ -54,6 +54,8 @@ class Weights {
   Result<StoredMatrix> head() const;       ///< [vocab, hidden]; the embedding if the model ties them
   Result<std::vector<float>> final_norm() const;
   Result<BlockWeights> block(std::int64_t layer) const;
+  /// Releases the pages of a block's matrices that will not be looked at again soon.
+  void drop_block(std::int64_t layer) const;
 
  private:
   struct Source;

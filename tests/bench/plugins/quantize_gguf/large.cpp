@@ -8,6 +8,7 @@
 
 #include "fettle_kit/io/checkpoint.h"
 
+#include "bench/plugins/private_memory.h"
 #include "plugins/harness.h"
 
 #include <fmt/format.h>
@@ -15,14 +16,12 @@
 #include <sys/resource.h>
 
 #include <algorithm>
-#include <atomic>
 #include <bit>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <string>
-#include <thread>
 #include <vector>
 
 namespace {
@@ -102,34 +101,6 @@ Status make(const std::string& folder, const Shape& s, DType type) {
   return {};
 }
 
-/// Peak of anonymous resident memory while the object lives, in MiB: mapped files do not count.
-class PrivateMemory {
- public:
-  PrivateMemory()
-      : thread_([this] {
-          while (!stop_) {
-            peak_ = std::max(peak_.load(), now());
-            std::this_thread::sleep_for(std::chrono::milliseconds(10));
-          }
-        }) {}
-  ~PrivateMemory() {
-    stop_ = true;
-    thread_.join();
-  }
-  double peak() const { return peak_; }
-
- private:
-  static double now() {
-    std::ifstream status("/proc/self/status");
-    for (std::string line; std::getline(status, line);)
-      if (line.starts_with("RssAnon:")) return std::strtod(line.c_str() + 8, nullptr) / 1024;
-    return 0;
-  }
-  std::atomic<bool> stop_ = false;
-  std::atomic<double> peak_ = 0;
-  std::thread thread_;
-};
-
 double cpu_seconds(bool system) {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
@@ -138,7 +109,7 @@ double cpu_seconds(bool system) {
 }
 
 int run(const std::string& folder, const std::string& type, unsigned threads) {
-  const PrivateMemory memory;
+  const bench::PrivateMemory memory;
   const double user = cpu_seconds(false), system = cpu_seconds(true);
   const auto start = std::chrono::steady_clock::now();
   const test::StepResult step = test::Step("quantize_gguf", "quantize.gguf")

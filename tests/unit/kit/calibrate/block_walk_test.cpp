@@ -3,13 +3,17 @@
 
 #include "fettle_kit/calibrate/block_linears.h"
 
+#include "unit/kit/io/scratch_folder.h"
 #include "unit/kit/model/tiny_model.h"
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <numeric>
 #include <set>
+#include <string>
 
 namespace fettle::kit {
 namespace {
@@ -116,6 +120,37 @@ TEST_F(BlockWalkTest, PassesWithOneRunWhereObservingAndAdvancingTakeTwo) {
     ASSERT_TRUE(passed.ok());
   }
   EXPECT_EQ(seen, inputs(false, false));
+}
+
+/// KiB of the mappings of a file that are in memory.
+long resident_kib(const std::string& file) {
+  std::ifstream maps("/proc/self/smaps");
+  long total = 0;
+  bool of_file = false;
+  for (std::string line; std::getline(maps, line);) {
+    if (line.find('-') < line.find(' ')) of_file = line.ends_with(file);  // "55d0c0a00000-55d0c0a21000 r--s ..."
+    if (of_file && line.starts_with("Rss:")) total += std::strtol(line.c_str() + 4, nullptr, 10);
+  }
+  return total;
+}
+
+TEST_F(BlockWalkTest, ReleasesThePagesOfABlockThatItHasLeft) {
+  const test::ScratchFolder folder;
+  auto config = test::tiny_llama_config();
+  config["intermediate_size"] = 8192;  // 3 MiB a block, nearly all of the file
+  ASSERT_TRUE(test::write_tiny_model(folder.path(), config).ok());
+  auto weights = Weights::open(folder.path());
+  ASSERT_TRUE(weights.ok());
+  const auto model = Decoder::open(*std::move(weights));
+  ASSERT_TRUE(model.ok());
+  auto walk = BlockWalk::start(*model, *tokens_);
+  ASSERT_TRUE(walk.ok());
+  for (int block = 0; block < 2; ++block) {
+    ASSERT_TRUE(walk->observe([](Site, ConstMatrix) {}).ok());
+    EXPECT_GT(resident_kib(folder.path() + "/model.safetensors"), 2500);
+    ASSERT_TRUE(walk->advance(nullptr).ok());
+    EXPECT_LT(resident_kib(folder.path() + "/model.safetensors"), 1000);
+  }
 }
 
 TEST_F(BlockWalkTest, StopsWhenTold) {

@@ -47,6 +47,17 @@ TEST(MappedFile, DroppedPagesCanBeReadAgain) {
   EXPECT_TRUE(std::all_of(file->bytes().begin(), file->bytes().end(), [](std::byte b) { return b == std::byte{'x'}; }));
 }
 
+TEST(MappedFile, DropsViewsOfItsOwnBytesOnly) {
+  const test::ScratchFolder scratch;
+  const auto file = MappedFile::open(scratch.write("a", std::string(100'000, 'x')));
+  const auto other = MappedFile::open(scratch.write("b", std::string(100'000, 'y')));
+  ASSERT_TRUE(file && other);
+  EXPECT_TRUE(file->drop(file->bytes().subspan(7'000, 80'000)));
+  EXPECT_FALSE(file->drop(other->bytes()));
+  EXPECT_FALSE(file->drop(file->bytes().last(0)));
+  EXPECT_EQ(file->bytes()[50'000], std::byte{'x'});
+}
+
 TEST(MappedFile, SaysWhatIsWrongWithThePath) {
   const test::ScratchFolder scratch;
   ASSERT_EQ(::mkfifo((scratch / "pipe").c_str(), 0600), 0);
