@@ -249,7 +249,7 @@ TEST(PruneRefit, WarnsBelowSixteenTokensAnInput) {
   EXPECT_EQ(r.warnings(),
             std::vector<std::string>{
                 std::to_string(static_cast<int>(r.value("calibration_tokens"))) +
-                " calibration tokens are few for the 256 inputs of 'model.layers.0.self_attn.q_proj.weight'; "
+                " calibration tokens are few for the 256 inputs of 'model.layers.0.self_attn.k_proj.weight'; "
                 "from 4096 on the result stops improving"});
 }
 
