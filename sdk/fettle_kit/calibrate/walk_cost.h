@@ -18,7 +18,7 @@ struct WalkCost {
   double portion = 0;   ///< activations inside a block
   double held_out = 0;  ///< the same of held-out tokens, with what a matrix puts out before and after
   /// The program, the table of a checkpoint's tensors, and factors packed for products.
-  static constexpr double rest = 64e6;
+  static constexpr double rest = 40e6;
 };
 
 }  // namespace fettle::kit
