@@ -245,14 +245,13 @@ class SignedLanes {
     store_keys(keys, key);
     float scales[kLanes];
     store(scales, scale);
-    unsigned wanted = 0;
-    for (int j = 0; j < kLanes; ++j) {
-      const int32_t place = tables_.place[keys[j]];
-      if (place >= 0)
-        wanted |= 1u << j;
-      else if ((lanes >> j & 1) != 0)
-        keys[j] = nearest_point<values>(tables_.neighbours + ~place, odd_, scales[j], x_rows_ + j * n + k * values,
-                                        root_rows_ + j * n + k * values);
+    unsigned off = 0;  // lanes whose levels are no point: told without a branch, which nobody could foretell
+    for (int j = 0; j < kLanes; ++j) off |= static_cast<uint32_t>(tables_.place[keys[j]]) >> 31 << j;
+    const unsigned wanted = ~off;
+    for (off &= lanes; off != 0; off &= off - 1) {
+      const int j = __builtin_ctz(off);
+      keys[j] = nearest_point<values>(tables_.neighbours + ~tables_.place[keys[j]], odd_, scales[j],
+                                      x_rows_ + j * n + k * values, root_rows_ + j * n + k * values);
     }
     return wanted;
   }
