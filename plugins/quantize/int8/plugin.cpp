@@ -5,6 +5,7 @@
 #include "fettle_kit/calibrate/fold_plan.h"
 #include "fettle_kit/calibrate/quantize_blocks.h"
 #include "fettle_kit/compress/folding.h"
+#include "fettle_kit/compress/input_grid.h"
 #include "fettle_kit/compress/quantization.h"
 #include "fettle_kit/kernels/gemm.h"
 
@@ -120,7 +121,7 @@ class Quantizer {
     std::vector<float> values(original.size());
     const MutMatrix read(values.data(), w.rows, w.cols);
     coded.read(0, read);
-    report(linear, site, w, read, input_scale.value_or(0));
+    report(linear, site, w, read, input_scale.value_or(1));
     block_->unfold(linear, read);
     return values;
   }
@@ -162,8 +163,11 @@ class Quantizer {
     std::vector<float> smoothed(inputs.size());
     for (std::size_t i = 0; i < inputs.size(); ++i) smoothed[i] = inputs[i] / columns[i % columns.size()];
     const std::int64_t rows = static_cast<std::int64_t>(inputs.size() / columns.size());
-    std::vector<float> coarse = smoothed;
-    smooth::round_inputs(MutMatrix(coarse.data(), rows, w.cols), input_scale);
+    std::vector<float> coarse(smoothed.size());
+    InputGrid grid;
+    grid.kind = p_.fixed_inputs() ? InputGrid::Kind::int8_fixed : InputGrid::Kind::int8_token;
+    grid.scale = input_scale;
+    round_inputs(MutMatrix(coarse.data(), rows, w.cols), ConstMatrix(smoothed.data(), rows, w.cols), grid);
     Rows exact(rows, w.rows), product(rows, w.rows);
     matmul_nt(exact, ConstMatrix(smoothed.data(), rows, w.cols), w);
     matmul_nt(product, ConstMatrix(coarse.data(), rows, w.cols), rounded);

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "smooth.h"
 
-#include "fettle_kit/compress/grid.h"
-
 #include <algorithm>
 #include <cmath>
 
@@ -27,16 +25,6 @@ std::vector<float> column_max(std::span<const ConstMatrix> matrices) {
       for (std::int64_t j = 0; j < w.cols; ++j)
         most[static_cast<std::size_t>(j)] = std::max(most[static_cast<std::size_t>(j)], std::fabs(w(i, j)));
   return most;
-}
-
-void round_inputs(MutMatrix x, float fixed) {
-  for (std::int64_t i = 0; i < x.rows; ++i) {
-    float most = 0;
-    for (const float v : x.row(i)) most = std::max(most, std::fabs(v));
-    const Steps steps{fixed > 0 ? fixed : most / 127.5F, 128};
-    if (!(steps.scale > 0)) continue;  // a row of zeros
-    for (float& v : x.row(i)) v = steps.scale * level_of(v, steps, 8);
-  }
 }
 
 }  // namespace smooth

@@ -16,8 +16,4 @@ std::vector<float> scales(std::span<const float> input_max, std::span<const floa
 /// max |W_:j| over the rows of all matrices.
 std::vector<float> column_max(std::span<const fettle::kit::ConstMatrix> matrices);
 
-/// Rows as a client rounds them before the product: integers of 8 bits times a scale, `fixed` or, if that is 0, one a
-/// row: max |x| / 127.5.
-void round_inputs(fettle::kit::MutMatrix x, float fixed);
-
 }  // namespace smooth
