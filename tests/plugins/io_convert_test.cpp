@@ -6,6 +6,7 @@
 
 #include "plugins/harness.h"
 #include "plugins/prose.h"
+#include "unit/kit/compress/tiny_families.h"
 #include "unit/kit/model/gguf_of_checkpoint.h"
 
 #include <gtest/gtest.h>
@@ -215,6 +216,21 @@ INSTANTIATE_TEST_SUITE_P(Families, IoConvertFromGgufFamily,
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
+
+TEST(IoConvertFromGguf, TakesTheOneFromGemmasNorms) {
+  for (const char* name : {"gemma2", "gemma3_text"}) {
+    Json config = tiny_family(name);
+    config["query_pre_attn_scalar"] = config["head_dim"];  // as llama.cpp has it
+    config["rope_theta"] = 10000.0;
+    config.erase("sliding_window_pattern");
+    const std::string model = tiny_checkpoint(config), folder = temporary_folder();
+    write_gguf(folder + "/model.gguf", *Checkpoint::open(model));
+    const StepResult r = convert(folder, "f32");
+    ASSERT_TRUE(r.ok()) << r.message;
+    EXPECT_LT(relative_difference(tiny_logits(r.outputs.at("model")), tiny_logits(model)), 1e-5) << name;
+    EXPECT_LT(relative_difference(tiny_logits(folder), tiny_logits(model)), 1e-5) << name;
+  }
+}
 
 TEST(IoConvertFromGguf, ReadsAModelInParts) {
   const StepResult split = Step("quantize_gguf", "quantize.gguf")

@@ -310,9 +310,32 @@ TEST(QuantizeGguf, RefusesUnknownPreTokenizersUnlessNamed) {
 
 TEST(QuantizeGguf, RefusesOtherFamiliesByName) {
   const StepResult r = quantize(Sample{.model_type = "phi3"}.write()).run();
-  EXPECT_EQ(r.message,
-            "config.json: model type 'phi3' cannot be written as GGUF; supported are llama, mistral, qwen2, qwen3 and "
-            "gemma3_text");
+  EXPECT_EQ(
+      r.message,
+      "config.json: model type 'phi3' cannot be written as GGUF; supported are llama, mistral, qwen2, qwen3, gemma2 "
+      "and gemma3_text");
+}
+
+TEST(GgufLayout, RefusesAGemma2ThatLlamaCppWouldComputeOtherwise) {
+  const Json good{{"model_type", "gemma2"}, {"num_hidden_layers", 2},       {"hidden_size", 32},
+                  {"head_dim", 8},          {"num_attention_heads", 4},     {"query_pre_attn_scalar", 8},
+                  {"rope_theta", 10000.0},  {"attn_logit_softcapping", 50}, {"final_logit_softcapping", 30}};
+  EXPECT_TRUE(gguf_tensors(good, {}).ok());
+  const auto message = [&](const char* key, Json value) {
+    Json config = good;
+    config[key] = std::move(value);
+    return gguf_tensors(config, {}).error().message();
+  };
+  EXPECT_EQ(message("query_pre_attn_scalar", 16),
+            "config.json: 'query_pre_attn_scalar' is 16, but llama.cpp scales gemma2 by 8");
+  EXPECT_EQ(
+      message("layer_types", Json::array({"full_attention", "full_attention"})),
+      "config.json: 'layer_types' has \"full_attention\" at layer 0, but llama.cpp gives gemma2 full attention in "
+      "every second layer and a window in the others");
+  EXPECT_EQ(message("attn_logit_softcapping", nullptr),
+            "config.json: 'attn_logit_softcapping' is null, but llama.cpp caps the logits of gemma2");
+  EXPECT_EQ(message("rope_theta", 1e6),
+            "config.json: 'rope_theta' is 1e+06, but a gemma2 GGUF file cannot say so: it is 10000");
 }
 
 TEST(QuantizeGguf, RefusesAConfigThatNoDecoderHas) {

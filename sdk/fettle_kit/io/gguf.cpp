@@ -147,7 +147,7 @@ class Parser {
                      in_quotes({reinterpret_cast<const char*>(magic.data()), magic.size()}));
     const auto version = read<std::uint32_t>("the header");
     if (failed()) return;
-    if ((version & 0xffff) == 0)
+    if (version != 0 && (version & 0xffff) == 0)
       return fail(Code::unsupported, "is a big-endian GGUF file; convert it to little-endian");
     if (version != 2 && version != kVersion)
       return fail(Code::unsupported, "is GGUF version {}, expected 2 or 3; convert it with a current llama.cpp",

@@ -17,7 +17,8 @@ namespace {
 
 constexpr std::pair<std::string_view, std::string_view> kArchitectures[] = {
     // model_type, general.architecture
-    {"llama", "llama"}, {"mistral", "llama"}, {"qwen2", "qwen2"}, {"qwen3", "qwen3"}, {"gemma3_text", "gemma3"},
+    {"llama", "llama"}, {"mistral", "llama"}, {"qwen2", "qwen2"},
+    {"qwen3", "qwen3"}, {"gemma2", "gemma2"}, {"gemma3_text", "gemma3"},
 };
 
 constexpr std::pair<std::string_view, std::string_view> kGlobalNames[] = {
@@ -71,6 +72,8 @@ bool is_rotary_cache(std::string_view name) {
          name.ends_with(".attention.masked_bias");
 }
 
+bool is_gemma(std::string_view architecture) { return architecture == "gemma2" || architecture == "gemma3"; }
+
 /// -1 for tensors outside the layers.
 std::int64_t layer_of(std::string_view gguf_name) {
   if (!gguf_name.starts_with("blk.")) return -1;
@@ -114,7 +117,7 @@ std::string rope_type(const Json& rope) {
 
 std::int64_t head_dim_of(const Json& config, std::string_view architecture) {
   if (const auto dim = integer(config, "head_dim")) return *dim;
-  if (architecture == "gemma3") return 256;
+  if (is_gemma(architecture)) return 256;
   const std::int64_t heads = integer(config, "num_attention_heads").value_or(0);
   return heads > 0 ? integer(config, "hidden_size").value_or(0) / heads : 0;
 }
@@ -122,29 +125,47 @@ std::int64_t head_dim_of(const Json& config, std::string_view architecture) {
 /// The head is the embedding: a copy of it that some checkpoints store is never used.
 bool is_tied(const Json& config, std::string_view architecture) {
   const Json* tied = find(config, "tie_word_embeddings");
-  return tied && tied->is_boolean() ? tied->get<bool>() : architecture == "gemma3";
+  return tied && tied->is_boolean() ? tied->get<bool>() : is_gemma(architecture);
 }
 
 Status unsupported(std::string message) { return {Code::unsupported, "config.json: " + std::move(message)}; }
 
-/// What llama.cpp fixes for Gemma 3 and a config may say otherwise.
-Status check_gemma3(const Json& config) {
-  const std::int64_t head_dim = head_dim_of(config, "gemma3");
+/// What llama.cpp fixes for Gemma 2 and 3 and a config may say otherwise. `largest`: layers of the 27B model, which
+/// scales by hidden / heads; `period`: every so-manieth layer sees everything, the others a window.
+Status check_gemma(const Json& config, std::string_view architecture, std::int64_t largest, std::size_t period) {
+  const std::int64_t head_dim = head_dim_of(config, architecture);
   const auto scalar = number(config, "query_pre_attn_scalar").value_or(256);
-  const bool largest = integer(config, "num_hidden_layers") == 62;  // the 27B model scales by hidden / heads
   const auto expected =
-      largest ? integer(config, "hidden_size").value_or(0) / integer(config, "num_attention_heads").value_or(1)
-              : head_dim;
+      integer(config, "num_hidden_layers") == largest
+          ? integer(config, "hidden_size").value_or(0) / integer(config, "num_attention_heads").value_or(1)
+          : head_dim;
   if (scalar != static_cast<double>(expected))
     return unsupported(
-        fmt::format("'query_pre_attn_scalar' is {:g}, but llama.cpp scales gemma3 by {}", scalar, expected));
+        fmt::format("'query_pre_attn_scalar' is {:g}, but llama.cpp scales {} by {}", scalar, architecture, expected));
   if (const Json* types = find(config, "layer_types"); types && types->is_array())
     for (std::size_t i = 0; i < types->size(); ++i)
-      if ((*types)[i] != ((i + 1) % 6 == 0 ? "full_attention" : "sliding_attention"))
+      if ((*types)[i] != ((i + 1) % period == 0 ? "full_attention" : "sliding_attention"))
         return unsupported(
-            fmt::format("'layer_types' has {} at layer {}, but llama.cpp gives gemma3 full attention in "
-                        "every sixth layer and a window in the others",
-                        (*types)[i].dump(), i));
+            fmt::format("'layer_types' has {} at layer {}, but llama.cpp gives {} full attention in "
+                        "every {} layer and a window in the others",
+                        (*types)[i].dump(), i, architecture, period == 2 ? "second" : "sixth"));
+  return {};
+}
+
+Status check_gemma2(const Json& config) {
+  FETTLE_TRY(check_gemma(config, "gemma2", 46, 2));
+  for (const char* cap : {"attn_logit_softcapping", "final_logit_softcapping"})
+    if (const auto it = config.find(cap); it != config.end() && !it->is_number())
+      return unsupported(fmt::format("'{}' is {}, but llama.cpp caps the logits of gemma2", cap, it->dump()));
+  if (const auto theta =
+          number(rope_parameters(config), "rope_theta").value_or(number(config, "rope_theta").value_or(1e4));
+      theta != 1e4)
+    return unsupported(fmt::format("'rope_theta' is {:g}, but a gemma2 GGUF file cannot say so: it is 10000", theta));
+  return {};
+}
+
+Status check_gemma3(const Json& config) {
+  FETTLE_TRY(check_gemma(config, "gemma3", 62, 6));
   if (find(config, "attn_logit_softcapping"))
     return unsupported("'attn_logit_softcapping' has no place in a gemma3 GGUF file");
   return {};
@@ -194,7 +215,8 @@ Result<std::string> gguf_architecture(const Json& config) {
   for (const auto& [model_type, architecture] : kArchitectures)
     if (type == model_type) return std::string(architecture);
   return unsupported(fmt::format(
-      "model type '{}' cannot be written as GGUF; supported are llama, mistral, qwen2, qwen3 and gemma3_text", type));
+      "model type '{}' cannot be written as GGUF; supported are llama, mistral, qwen2, qwen3, gemma2 and gemma3_text",
+      type));
 }
 
 std::string gguf_name(std::string_view architecture, std::string_view hf_name) {
@@ -204,7 +226,7 @@ std::string gguf_name(std::string_view architecture, std::string_view hf_name) {
   if (!parsed || (parsed->suffix != ".weight" && parsed->suffix != ".bias")) return {};
   for (const BlockName& name : kBlockNames) {
     if (parsed->part != name.hf) continue;
-    const std::string_view part = architecture == "gemma3" && !name.gemma.empty() ? name.gemma : name.gguf;
+    const std::string_view part = is_gemma(architecture) && !name.gemma.empty() ? name.gemma : name.gguf;
     return part.empty() ? std::string() : fmt::format("blk.{}.{}{}", parsed->layer, part, parsed->suffix);
   }
   return {};
@@ -218,7 +240,7 @@ std::string hf_name(std::string_view architecture, std::string_view gguf_name) {
   if (!gguf_name.starts_with(prefix) || first == std::string_view::npos || last <= first) return {};
   const std::string_view part = gguf_name.substr(first + 1, last - first - 1);
   for (const BlockName& name : kBlockNames) {
-    if (part != (architecture == "gemma3" && !name.gemma.empty() ? name.gemma : name.gguf)) continue;
+    if (part != (is_gemma(architecture) && !name.gemma.empty() ? name.gemma : name.gguf)) continue;
     std::string found = fmt::format("model.layers.{}.{}{}", gguf_name.substr(prefix.size(), first - prefix.size()),
                                     name.hf, gguf_name.substr(last));
     return fettle::kit::gguf_name(architecture, found) == gguf_name ? found : std::string();
@@ -227,7 +249,7 @@ std::string hf_name(std::string_view architecture, std::string_view gguf_name) {
 }
 
 bool gguf_adds_one(std::string_view architecture, std::string_view hf_name) {
-  return architecture == "gemma3" && hf_name.ends_with("norm.weight");
+  return is_gemma(architecture) && hf_name.ends_with("norm.weight");
 }
 
 bool gguf_reorders_rows(std::string_view architecture, std::string_view hf_name) {
@@ -238,6 +260,7 @@ bool gguf_reorders_rows(std::string_view architecture, std::string_view hf_name)
 
 Result<std::vector<GgufTensor>> gguf_tensors(const Json& config, const std::vector<TensorSpec>& checkpoint) {
   FETTLE_ASSIGN(const std::string architecture, gguf_architecture(config));
+  if (architecture == "gemma2") FETTLE_TRY(check_gemma2(config));
   if (architecture == "gemma3") FETTLE_TRY(check_gemma3(config));
   const std::int64_t head_dim = head_dim_of(config, architecture);
   std::vector<GgufTensor> tensors;
@@ -295,7 +318,7 @@ std::vector<float> gguf_rope_factors(const Json& config) {
 
 Result<GgufMetadata> gguf_model_metadata(const Json& config, const Json& generation, std::int64_t parameters) {
   FETTLE_ASSIGN(const std::string architecture, gguf_architecture(config));
-  const bool gemma = architecture == "gemma3";
+  const bool gemma = architecture == "gemma3", gemma2 = architecture == "gemma2";
   MetadataList m;
   m.string("general.architecture", architecture);
   m.string("general.type", "model");
@@ -313,11 +336,12 @@ Result<GgufMetadata> gguf_model_metadata(const Json& config, const Json& generat
 
   const auto key = [&](std::string_view rest) { return fmt::format("{}.{}", architecture, rest); };
   const auto or_gemma = [&](std::optional<std::int64_t> value, std::int64_t usual) {
-    return !value && gemma ? std::optional(usual) : value;
+    return !value && is_gemma(architecture) ? std::optional(usual) : value;
   };
-  m.u32(key("block_count"), integer(config, "num_hidden_layers"));
-  m.u32(key("context_length"), or_gemma(integer(config, "max_position_embeddings"), 131072));
+  if (!gemma2) m.u32(key("block_count"), integer(config, "num_hidden_layers"));
+  m.u32(key("context_length"), or_gemma(integer(config, "max_position_embeddings"), gemma2 ? 8192 : 131072));
   m.u32(key("embedding_length"), integer(config, "hidden_size"));
+  if (gemma2) m.u32(key("block_count"), integer(config, "num_hidden_layers"));
   m.u32(key("feed_forward_length"), integer(config, "intermediate_size"));
   m.u32(key("attention.head_count"), or_gemma(integer(config, "num_attention_heads"), 8));
   m.u32(key("attention.head_count_kv"), or_gemma(integer(config, "num_key_value_heads"), 4));
@@ -340,7 +364,7 @@ Result<GgufMetadata> gguf_model_metadata(const Json& config, const Json& generat
   }
   auto theta = number(rope, "rope_theta");
   if (!theta) theta = number(config, "rope_theta");
-  m.f32(key("rope.freq_base"), !theta && gemma ? std::optional(1e6) : theta);
+  if (!gemma2) m.f32(key("rope.freq_base"), !theta && gemma ? std::optional(1e6) : theta);
   if (gemma) {
     auto local = number(config, "rope_local_base_freq");
     const Json* all = find(config, "rope_parameters");
@@ -353,10 +377,12 @@ Result<GgufMetadata> gguf_model_metadata(const Json& config, const Json& generat
   const auto dim = or_gemma(integer(config, "head_dim"), 256);
   m.u32(key("attention.key_length"), dim);
   m.u32(key("attention.value_length"), dim);
-  if (gemma) {
-    m.f32(key("final_logit_softcapping"), number(config, "final_logit_softcapping"));
-    m.u32(key("attention.sliding_window"), integer(config, "sliding_window"));
+  if (gemma2) {
+    m.f32(key("attn_logit_softcapping"), number(config, "attn_logit_softcapping").value_or(50));
+    m.f32(key("final_logit_softcapping"), number(config, "final_logit_softcapping").value_or(30));
   }
+  if (gemma) m.f32(key("final_logit_softcapping"), number(config, "final_logit_softcapping"));
+  if (is_gemma(architecture)) m.u32(key("attention.sliding_window"), integer(config, "sliding_window"));
   if (architecture == "llama") {
     m.u32("llama.vocab_size", integer(config, "vocab_size"));
     m.u32("llama.rope.dimension_count", head_dim_of(config, architecture));
@@ -372,18 +398,19 @@ Result<Json> config_from_gguf(const GgufReader& file) {
   const auto known = std::find_if(std::begin(kArchitectures), std::end(kArchitectures),
                                   [&](const auto& row) { return row.second == architecture; });
   if (known == std::end(kArchitectures))
-    return fail(
-        fmt::format("architecture '{}' is not supported; supported are llama, qwen2, qwen3 and gemma3", architecture));
+    return fail(fmt::format("architecture '{}' is not supported; supported are llama, qwen2, qwen3, gemma2 and gemma3",
+                            architecture));
   const bool gemma = architecture == "gemma3";
   const auto key = [&](std::string_view rest) { return fmt::format("{}.{}", architecture, rest); };
   const TensorView* embedding = file.tensor("token_embd.weight");
   if (!embedding || embedding->shape.size() != 2) return fail("tensor 'token_embd.weight' is missing or no matrix");
 
   Json config;
-  config["architectures"] = Json::array({architecture == "llama"   ? "LlamaForCausalLM"
-                                         : architecture == "qwen2" ? "Qwen2ForCausalLM"
-                                         : architecture == "qwen3" ? "Qwen3ForCausalLM"
-                                                                   : "Gemma3ForCausalLM"});
+  config["architectures"] = Json::array({architecture == "llama"    ? "LlamaForCausalLM"
+                                         : architecture == "qwen2"  ? "Qwen2ForCausalLM"
+                                         : architecture == "qwen3"  ? "Qwen3ForCausalLM"
+                                         : architecture == "gemma2" ? "Gemma2ForCausalLM"
+                                                                    : "Gemma3ForCausalLM"});
   config["model_type"] = std::string(known->first);
   struct Size {
     const char *hf, *gguf;
@@ -422,6 +449,14 @@ Result<Json> config_from_gguf(const GgufReader& file) {
       config["final_logit_softcapping"] = cap;
     config["sliding_window"] = file.integer(key("attention.sliding_window"), 4096);
     config["sliding_window_pattern"] = file.integer(key("attention.sliding_window_pattern"), 6);
+  }
+
+  if (architecture == "gemma2") {
+    config["query_pre_attn_scalar"] =
+        file.integer(key("block_count"), 0) == 46 ? config["hidden_size"].get<std::int64_t>() / heads : head_dim;
+    config["attn_logit_softcapping"] = file.real(key("attn_logit_softcapping"), 50);
+    config["final_logit_softcapping"] = file.real(key("final_logit_softcapping"), 30);
+    config["sliding_window"] = file.integer(key("attention.sliding_window"), 4096);
   }
 
   const std::string scaling = file.text(key("rope.scaling.type"), "none");

@@ -14,9 +14,9 @@
 namespace fettle::kit {
 
 /// How a Hugging Face checkpoint lies in a GGUF file: names, order of rows, metadata; for Llama (and Mistral), Qwen2,
-/// Qwen3 and Gemma 3. Both ways, without the weights. The weights of other families are refused by name.
+/// Qwen3, Gemma 2 and 3. Both ways, without the weights. The weights of other families are refused by name.
 
-/// general.architecture for a config.json: "llama", "qwen2", "qwen3" or "gemma3".
+/// general.architecture for a config.json: "llama", "qwen2", "qwen3", "gemma2" or "gemma3".
 Result<std::string> gguf_architecture(const Json& config);
 
 /// The GGUF name of a tensor of a checkpoint, "" if GGUF has none for it.

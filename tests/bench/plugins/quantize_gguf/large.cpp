@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // Seconds and private memory of quantize.gguf on a checkpoint of real size.
 //
-//   quantize_gguf_large make FOLDER [1b|8b] [f16|bf16]   writes random weights of the shape of Llama 3.2 1B or 3.1 8B
-//   quantize_gguf_large run FOLDER TYPE [THREADS]        quantizes it, from the page cache if it fits
+//   quantize_gguf_large make FOLDER [1b|8b] [f16|bf16]         writes random weights of the shape of Llama 3.2 1B
+//   or 3.1
+//                                                              8B, and an importance matrix, FOLDER/imatrix.gguf
+//   quantize_gguf_large run FOLDER TYPE [THREADS] [weighted]   quantizes it, from the page cache if it fits; weighted:
+//                                                              with the importance matrix
 //
 // Output goes to TMPDIR.
 
 #include "fettle_kit/io/checkpoint.h"
+#include "fettle_kit/io/gguf.h"
+#include "fettle_kit/model/gguf_layout.h"
 
 #include "bench/plugins/private_memory.h"
 #include "plugins/harness.h"
@@ -55,6 +60,31 @@ std::vector<TensorSpec> specs_of(const Shape& s, DType type) {
   return specs;
 }
 
+/// An importance matrix for all matrices of the layers: of no meaning, but no column is like the next.
+Status make_importance(const std::string& file, const Shape& s) {
+  std::vector<TensorSpec> tensors;
+  std::vector<std::vector<float>> values;
+  for (const TensorSpec& spec : specs_of(s, DType::bf16)) {
+    if (spec.shape.size() != 2 || !spec.name.starts_with("model.layers.")) continue;
+    const std::string name = gguf_name("llama", spec.name);
+    std::vector<float> sums(static_cast<std::size_t>(spec.shape[1]));
+    for (std::size_t i = 0; i < sums.size(); ++i) sums[i] = static_cast<float>(1 + i * 7 % 23);
+    tensors.push_back({name + ".in_sum2", DType::f32, {spec.shape[1]}});
+    values.push_back(std::move(sums));
+    tensors.push_back({name + ".counts", DType::f32, {1}});
+    values.push_back({8.0f});
+  }
+  FETTLE_ASSIGN(GgufWriter writer, GgufWriter::create(file,
+                                                      {{"general.type", std::string("imatrix")},
+                                                       {"imatrix.datasets", std::vector<std::string>{"none"}},
+                                                       {"imatrix.chunk_count", std::uint32_t{1}},
+                                                       {"imatrix.chunk_size", std::uint32_t{8}}},
+                                                      tensors));
+  for (std::size_t i = 0; i < tensors.size(); ++i)
+    FETTLE_TRY(writer.append(tensors[i].name, std::as_bytes(std::span(values[i]))));
+  return writer.finish();
+}
+
 /// Nearly normal weights of deviation 0.02: the sum of four bytes, 2^20 different ones, at another place in each
 /// tensor.
 Status make(const std::string& folder, const Shape& s, DType type) {
@@ -98,7 +128,7 @@ Status make(const std::string& folder, const Shape& s, DType type) {
   FETTLE_TRY(write_checkpoint(folder, config, specs_of(s, type), source, ""));
   std::ofstream(folder + "/tokenizer.json")
       << R"({"added_tokens": [], "pre_tokenizer": {"type": "ByteLevel", "use_regex": true}, "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}})";
-  return {};
+  return make_importance(folder + "/imatrix.gguf", s);
 }
 
 double cpu_seconds(bool system) {
@@ -108,24 +138,23 @@ double cpu_seconds(bool system) {
   return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) * 1e-6;
 }
 
-int run(const std::string& folder, const std::string& type, unsigned threads) {
+int run(const std::string& folder, const std::string& type, unsigned threads, bool weighted) {
   const bench::PrivateMemory memory;
   const double user = cpu_seconds(false), system = cpu_seconds(true);
   const auto start = std::chrono::steady_clock::now();
-  const test::StepResult step = test::Step("quantize_gguf", "quantize.gguf")
-                                    .input("model", "model", folder, {{"layout", "hf"}})
-                                    .param("type", type)
-                                    .threads(threads)
-                                    .run();
+  test::Step quantize("quantize_gguf", "quantize.gguf");
+  quantize.input("model", "model", folder, {{"layout", "hf"}}).param("type", type).threads(threads);
+  if (weighted) quantize.input("imatrix", "stats", folder + "/imatrix.gguf");
+  const test::StepResult step = quantize.run();
   const double wall = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (!step.ok()) {
     fmt::print(stderr, "{}\n", step.message);
     return 1;
   }
   fmt::print(
-      "{:<8} {} threads: {:6.2f} s, CPU {:6.2f} s user {:5.2f} s system, private {:.0f} MiB, {:.3f} bits a weight\n",
-      type, threads, wall, cpu_seconds(false) - user, cpu_seconds(true) - system, memory.peak(),
-      step.value("bits_per_weight"));
+      "{:<8}{} {} threads: {:6.2f} s, CPU {:6.2f} s user {:5.2f} s system, private {:.0f} MiB, {:.3f} bits a weight\n",
+      type, weighted ? " weighted" : "", threads, wall, cpu_seconds(false) - user, cpu_seconds(true) - system,
+      memory.peak(), step.value("bits_per_weight"));
   return 0;
 }
 
@@ -140,7 +169,9 @@ int main(int argc, char** argv) {
     return status.ok() ? 0 : 1;
   }
   if (words.size() >= 3 && words[0] == "run")
-    return run(words[1], words[2], words.size() > 3 ? static_cast<unsigned>(std::stoi(words[3])) : 2);
+    return run(words[1], words[2],
+               words.size() > 3 && words[3] != "weighted" ? static_cast<unsigned>(std::stoi(words[3])) : 2,
+               has("weighted"));
   fmt::print(stderr, "usage: see the head of large.cpp\n");
   return 2;
 }

@@ -73,6 +73,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadGgufCase{"magic", "GGML\3\0\0\0", "begins with 'GGML', expected 'GGUF'; is this a GGUF file?"},
         BadGgufCase{"big_endian", std::string("GGUF\0\0\0\3", 8),
                     "is a big-endian GGUF file; convert it to little-endian", Code::unsupported},
+        BadGgufCase{"version_0", GgufBytes().header(0, 0, 0).bytes,
+                    "is GGUF version 0, expected 2 or 3; convert it with a current llama.cpp", Code::unsupported},
         BadGgufCase{"version_1", GgufBytes().header(1, 0, 0).bytes,
                     "is GGUF version 1, expected 2 or 3; convert it with a current llama.cpp", Code::unsupported},
         BadGgufCase{"version_4", GgufBytes().header(4, 0, 0).bytes,
@@ -202,6 +204,60 @@ INSTANTIATE_TEST_SUITE_P(
                         .u64(1ull << 62)
                         .bytes,
                     "tensor 'w': data begins at byte 4,611,686,018,427,387,904 of the data, beyond the file"},
+        BadGgufCase{
+            "padding_wraps_around",
+            GgufBytes()
+                .header(3, 2, 0)
+                .text("v")
+                .u32(1)
+                .i64(INT64_MAX)
+                .i32(24)
+                .u64(0)
+                .text("w")
+                .u32(1)
+                .i64(8)
+                .i32(0)
+                .u64(0)
+                .bytes,
+            "tensor 'w': data begins at byte 0, expected 9,223,372,036,854,775,808: right after the tensor before it"},
+        BadGgufCase{"sizes_add_up_to_an_overflow",
+                    GgufBytes()
+                        .header(3, 3, 0)
+                        .text("u")
+                        .u32(1)
+                        .i64(1ll << 62)
+                        .i32(24)
+                        .u64(0)
+                        .text("v")
+                        .u32(1)
+                        .i64(1ll << 62)
+                        .i32(24)
+                        .u64(1ull << 62)
+                        .text("w")
+                        .u32(1)
+                        .i64(8)
+                        .i32(0)
+                        .u64(1ull << 63)
+                        .bytes,
+                    "tensor 'v': data begins at byte 4,611,686,018,427,387,904 of the data, beyond the file"},
+        BadGgufCase{"offsets_of_another_alignment",
+                    GgufBytes()
+                        .header(3, 2, 1)
+                        .text("general.alignment")
+                        .i32(4)
+                        .u32(64)
+                        .text("v")
+                        .u32(1)
+                        .i64(8)
+                        .i32(0)
+                        .u64(0)
+                        .text("w")
+                        .u32(1)
+                        .i64(8)
+                        .i32(0)
+                        .u64(32)
+                        .bytes,
+                    "tensor 'w': data begins at byte 32, expected 64: right after the tensor before it"},
         BadGgufCase{"data_cut", small_file().substr(0, 160 + 23),
                     "tensor 'w': data ends at byte 184, file has 183" + kTruncated},
         BadGgufCase{"data_missing", small_file().substr(0, 159),
