@@ -534,6 +534,15 @@ TEST(QuantizeGguf, BetterModeRefusesTypesThatItDoesNotImprove) {
   EXPECT_EQ(r.message,
             "there is no better search for type 'Q8_0'; known are Q4_0, Q5_0, Q2_K, Q2_K_S, Q3_K_S, Q3_K_M, Q3_K_L, "
             "Q4_K_S, Q4_K_M, Q5_K_S, Q5_K_M, Q6_K; or take 'mode: compatible'");
+  const StepResult weighted = quantize(Sample{}.write())
+                                  .param("type", "Q2_K")
+                                  .param("mode", "better")
+                                  .input("imatrix", "stats", "unread")
+                                  .estimate();
+  EXPECT_EQ(
+      weighted.message,
+      "there is no better search for type 'Q2_K' with an importance matrix; known are Q4_0, Q5_0, Q4_K_S, Q4_K_M, "
+      "Q5_K_S, Q5_K_M, Q6_K; or take 'mode: compatible'");
 }
 
 TEST(QuantizeGguf, RefusesAnImportanceMatrixOfAnotherModel) {

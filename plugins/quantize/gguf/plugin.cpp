@@ -75,11 +75,12 @@ class QuantizeGguf {
 
   static Status validate(const Params& p) {
     auto options = options_of(p);
-    return options ? Status() : std::move(options).error();
+    return options ? check_mode(*options, false) : std::move(options).error();
   }
 
   static Status estimate(const Params& p, const fettle::Inputs& in, fettle::Estimate& e) {
     FETTLE_ASSIGN(const Options options, options_of(p));
+    FETTLE_TRY(check_mode(options, in.find("imatrix").has_value()));
     const fettle::Input model = in.at("model");
     const double bytes = expected_bytes(model, options, in.find("imatrix").has_value());
     e.memory(192e6)
@@ -93,6 +94,7 @@ class QuantizeGguf {
 
   static Status run(const Params& p, fettle::Context& context) {
     FETTLE_ASSIGN(const Options options, options_of(p));
+    FETTLE_TRY(check_mode(options, context.inputs.find("imatrix").has_value()));
     FETTLE_ASSIGN(const Checkpoint model, Checkpoint::open(context.inputs.at("model").path()));
     std::optional<Importance> importance;
     if (const auto port = context.inputs.find("imatrix")) {
@@ -136,15 +138,6 @@ class QuantizeGguf {
       return Status(Code::invalid_argument,
                     fmt::format("unknown type '{}'; known are {}", p.type, fmt::join(known, ", ")), "type");
     }
-    if (p.mode == "better" && !p.target && !has_better_search(options.file->type)) {
-      std::vector<std::string_view> known;
-      for (const GgufFileType& type : gguf_file_types())
-        if (has_better_search(type.type)) known.push_back(type.name);
-      return Status(Code::invalid_argument,
-                    fmt::format("there is no better search for type '{}'; known are {}; or take 'mode: compatible'",
-                                options.file->name, fmt::join(known, ", ")),
-                    "mode");
-    }
     if (p.target) {
       auto target = parse_size_target(*p.target);
       if (!target) return Status(Code::invalid_argument, target.error().message(), "target");
@@ -170,6 +163,19 @@ class QuantizeGguf {
     options.metadata = {p.pre.value_or(""), p.metadata, p.mode == "better" ? Mode::better : Mode::compatible};
     options.keep_nan = p.nan == "keep";
     return options;
+  }
+
+  /// Mode better is offered where docs/explanation/quality.md shows that a model loses less.
+  static Status check_mode(const Options& options, bool weighted) {
+    if (options.metadata.mode == Mode::compatible || options.target || has_better_search(options.file->type, weighted))
+      return {};
+    std::vector<std::string_view> known;
+    for (const GgufFileType& type : gguf_file_types())
+      if (has_better_search(type.type, weighted)) known.push_back(type.name);
+    return {Code::invalid_argument,
+            fmt::format("there is no better search for type '{}'{}; known are {}; or take 'mode: compatible'",
+                        options.file->name, weighted ? " with an importance matrix" : "", fmt::join(known, ", ")),
+            "mode"};
   }
 
   /// The size of the file from what is known of the model: its matrices through the same rules as in run().

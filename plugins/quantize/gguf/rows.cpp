@@ -31,7 +31,7 @@ void store(DType type, Mode mode, const float* x, std::byte* out, std::int64_t r
   const auto n = static_cast<std::size_t>(rows * cols);
   if (info(type).block_elems > 1) {
     quantize_rows(type, x, out, rows, cols, importance);
-    if (mode == Mode::better && has_better_search(type)) better_rows(type, x, out, rows, cols, importance);
+    if (mode == Mode::better && has_better_search(type, importance != nullptr)) better_rows(type, x, out, rows, cols, importance);
     return;
   }
   if (type == DType::f32) {

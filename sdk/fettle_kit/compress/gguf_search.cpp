@@ -47,7 +47,10 @@ void weigh(DType type, const float* x, const float* importance, std::vector<floa
 
 }  // namespace
 
-bool has_better_search(DType type) { return search_of(block_searches_plain, type) != nullptr; }
+bool has_better_search(DType type, bool weighted) {
+  if (weighted && (type == DType::q2_k || type == DType::q3_k)) return false;
+  return search_of(block_searches_plain, type) != nullptr;
+}
 
 void better_rows_with(std::string_view isa, DType type, const float* x, std::byte* blocks, std::int64_t rows,
                       std::int64_t cols, const float* importance) {

@@ -9,8 +9,9 @@
 
 namespace fettle::kit {
 
-/// Whether better_rows knows this type.
-bool has_better_search(DType type);
+/// Whether better_rows knows this type, and a model loses less with it (docs/explanation/quality.md): `weighted`, with
+/// an importance matrix, types of two and three bits do not.
+bool has_better_search(DType type, bool weighted);
 
 /// Improves blocks that quantize_rows made of x [rows, cols]: searches the scales of each block anew for the smallest
 /// sum of importance[column] * (x - stored)^2 (importance null: 1 each; for Q2_K and Q3_K times sqrt(mean x^2 of the

@@ -47,10 +47,12 @@ double error_of(DType type, const std::vector<float>& x, const std::vector<std::
 }
 
 TEST(BetterRows, KnowsTypesWithScalesToSearch) {
-  for (const DType type : kTypes) EXPECT_TRUE(has_better_search(type)) << info(type).name;
+  for (const DType type : kTypes) EXPECT_TRUE(has_better_search(type, false)) << info(type).name;
   for (const DType type :
        {DType::f16, DType::q8_0, DType::q4_1, DType::iq4_nl, DType::iq4_xs, DType::tq1_0, DType::mxfp4})
-    EXPECT_FALSE(has_better_search(type)) << info(type).name;
+    EXPECT_FALSE(has_better_search(type, false)) << info(type).name;
+  EXPECT_TRUE(has_better_search(DType::q4_k, true));
+  EXPECT_FALSE(has_better_search(DType::q2_k, true));
 }
 
 TEST(BetterRows, ErrLessThanGgml) {
