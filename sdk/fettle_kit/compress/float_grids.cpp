@@ -105,9 +105,11 @@ std::uint8_t to_e4m3(float value) {
 
 float from_e4m3(std::uint8_t code) { return e4m3_values[code]; }
 
-void encode_e4m3(std::span<const float> x, float scale, std::uint8_t* codes) {
-  lanes().e4m3(x.data(), x.size(), scale, codes);
+float encode_e4m3(std::span<const float> x, float scale, std::uint8_t* codes) {
+  return lanes().e4m3(x.data(), x.size(), scale, codes);
 }
+
+float sum_of_squares(std::span<const float> x) { return lanes().squares(x.data(), x.size()); }
 
 void decode_e4m3(const std::uint8_t* codes, float scale, std::span<float> x) {
   for (std::size_t i = 0; i < x.size(); ++i) x[i] = e4m3_values[codes[i]] * scale;
@@ -185,11 +187,14 @@ void nvfp4_scales(std::span<const float> x, float divisor, BlockScale choice, co
   });
 }
 
-void encode_nvfp4(std::span<const float> x, float divisor, const std::uint8_t* scales, std::uint8_t* packed) {
+float encode_nvfp4(std::span<const float> x, float divisor, const std::uint8_t* scales, std::uint8_t* packed) {
+  float error = 0;
   by_chunks(x.size(), nvfp4_block, [&](std::size_t first, std::size_t blocks) {
     const Factors factors = factors_of(scales + first, blocks, divisor);
-    lanes().e2m1(x.data() + first * nvfp4_block, blocks, nvfp4_block, factors.data(), packed + first * nvfp4_block / 2);
+    error += lanes().e2m1(x.data() + first * nvfp4_block, blocks, nvfp4_block, factors.data(),
+                          packed + first * nvfp4_block / 2);
   });
+  return error;
 }
 
 void decode_nvfp4(const std::uint8_t* packed, const std::uint8_t* scales, float divisor, std::span<float> x) {
@@ -225,12 +230,15 @@ void mxfp4_scales(std::span<const float> x, PowerScale choice, std::uint8_t* sca
   });
 }
 
-void encode_mxfp4(std::span<const float> x, const std::uint8_t* scales, std::uint8_t* packed) {
+float encode_mxfp4(std::span<const float> x, const std::uint8_t* scales, std::uint8_t* packed) {
+  float error = 0;
   by_chunks(x.size(), mxfp4_block, [&](std::size_t first, std::size_t blocks) {
     std::array<float, chunk> factors;  // NOLINT: filled below
     for (std::size_t b = 0; b < blocks; ++b) factors[b] = power_of_two(scales[first + b]);
-    lanes().e2m1(x.data() + first * mxfp4_block, blocks, mxfp4_block, factors.data(), packed + first * mxfp4_block / 2);
+    error += lanes().e2m1(x.data() + first * mxfp4_block, blocks, mxfp4_block, factors.data(),
+                          packed + first * mxfp4_block / 2);
   });
+  return error;
 }
 
 void decode_mxfp4(const std::uint8_t* packed, const std::uint8_t* scales, std::span<float> x) {

@@ -26,8 +26,11 @@ std::uint8_t to_e4m3(float value);
 /// Exact; NaN for 0x7f and 0xff.
 float from_e4m3(std::uint8_t code);
 
-/// codes[i] = to_e4m3(x[i] / scale), scale > 0.
-void encode_e4m3(std::span<const float> x, float scale, std::uint8_t* codes);
+/// codes[i] = to_e4m3(x[i] / scale), scale > 0. All encoders return sum (x - what it is encoded as)^2, added in f32 and
+/// a fixed order.
+float encode_e4m3(std::span<const float> x, float scale, std::uint8_t* codes);
+/// sum x^2, in f32 and a fixed order.
+float sum_of_squares(std::span<const float> x);
 /// x[i] = from_e4m3(codes[i]) * scale
 void decode_e4m3(const std::uint8_t* codes, float scale, std::span<float> x);
 
@@ -59,7 +62,7 @@ float nvfp4_divisor(float magnitude, BlockScale choice);
 void nvfp4_scales(std::span<const float> x, float divisor, BlockScale choice, const float* hessian,
                   std::uint8_t* scales);
 /// Codes by given scales: `packed` [n / 2], the even column in the low nibble; zero has no sign.
-void encode_nvfp4(std::span<const float> x, float divisor, const std::uint8_t* scales, std::uint8_t* packed);
+float encode_nvfp4(std::span<const float> x, float divisor, const std::uint8_t* scales, std::uint8_t* packed);
 void decode_nvfp4(const std::uint8_t* packed, const std::uint8_t* scales, float divisor, std::span<float> x);
 
 /// Which power of two becomes the scale of a block of MXFP4; m = max |block|.
@@ -72,7 +75,7 @@ std::optional<PowerScale> find_power_scale(std::string_view name);
 
 /// The scales of the blocks of 32 of a row, as E8M0 codes (2^(code - 127)), never NaN; 1.0 for a block of zeros.
 void mxfp4_scales(std::span<const float> x, PowerScale choice, std::uint8_t* scales);
-void encode_mxfp4(std::span<const float> x, const std::uint8_t* scales, std::uint8_t* packed);
+float encode_mxfp4(std::span<const float> x, const std::uint8_t* scales, std::uint8_t* packed);
 void decode_mxfp4(const std::uint8_t* packed, const std::uint8_t* scales, std::span<float> x);
 
 }  // namespace fettle::kit

@@ -12,10 +12,12 @@ namespace fettle::kit {
 /// with one scale each.
 struct FloatLanes {
   uint32_t (*magnitude)(const float* x, size_t n);  ///< bits of the largest |x|, NaN above all
-  void (*e4m3)(const float* x, size_t n, float scale, uint8_t* codes);
+  /// The encoders return sum (x - what it is encoded as)^2.
+  float (*e4m3)(const float* x, size_t n, float scale, uint8_t* codes);
+  float (*squares)(const float* x, size_t n);  ///< sum x^2
   /// out[i] = E4M3(codes[i]) / divisor of codes without sign; n a multiple of 16.
   void (*e4m3_quotients)(const uint8_t* codes, size_t n, float divisor, float* out);
-  void (*e2m1)(const float* x, size_t blocks, size_t block, const float* scales, uint8_t* packed);
+  float (*e2m1)(const float* x, size_t blocks, size_t block, const float* scales, uint8_t* packed);
   /// errors[b] = sum over the block of (x - scale * E2M1(x / scale))^2
   void (*e2m1_errors)(const float* x, size_t blocks, size_t block, const float* scales, float* errors);
   /// errors[c] of one block of 16 for `count` scales, a multiple of 16; with `hessian` d^T H d.

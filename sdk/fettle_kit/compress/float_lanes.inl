@@ -204,24 +204,50 @@ uint32_t magnitude(const float* x, size_t n) {
   return static_cast<uint32_t>(result);
 }
 
-LANES_INLINE I e4m3_codes(F x, const Divisor& scale) {
-  const F scaled = quotient(x, scale);
-  I code = grid_code<3, 7>(least(magnitude_of(scaled), 448.0f));
+/// Codes of magnitudes.
+LANES_INLINE I e4m3_code(F quotient) { return grid_code<3, 7>(least(magnitude_of(quotient), 448.0f)); }
+
+/// Magnitudes of E4M3 codes 0..0x7e.
+LANES_INLINE F e4m3_value(I code) {
+  F value;
+  LANES_EACH(const W normal = (code.v[p] << 20) + (120 << 23); const V v = reinterpret_cast<V>(normal);
+             value.v[p] = code.v[p] < 8 ? __builtin_convertvector(code.v[p], V) * 0x1p-9f : v;)
+  return value;
+}
+
+LANES_INLINE I e4m3_codes(F x, const Divisor& scale, F& errors) {
+  I code = e4m3_code(quotient(x, scale));
+  const F d = magnitude_of(x) - e4m3_value(code) * scale.scale;
+  errors = errors + d * d;
   const I sign = bits(x);
   LANES_EACH(code.v[p] = code.v[p] | ((sign.v[p] >> 24) & 0x80);)
   return code;
 }
 
-void e4m3(const float* x, size_t n, float scale, uint8_t* codes) {
+float e4m3(const float* x, size_t n, float scale, uint8_t* codes) {
   const Divisor divisor = divisor_of(scale);
+  F errors = all(0);
   size_t i = 0;
-  for (; i + 16 <= n; i += 16) store_bytes(codes + i, e4m3_codes(load(x + i), divisor));
-  if (i == n) return;
-  float rest[16] = {};
-  uint8_t last[16];
-  __builtin_memcpy(rest, x + i, (n - i) * sizeof(float));
-  store_bytes(last, e4m3_codes(load(rest), divisor));
-  __builtin_memcpy(codes + i, last, n - i);
+  for (; i + 16 <= n; i += 16) store_bytes(codes + i, e4m3_codes(load(x + i), divisor, errors));
+  if (i < n) {
+    float rest[16] = {};
+    uint8_t last[16];
+    __builtin_memcpy(rest, x + i, (n - i) * sizeof(float));
+    store_bytes(last, e4m3_codes(load(rest), divisor, errors));
+    __builtin_memcpy(codes + i, last, n - i);
+  }
+  return sum(errors);
+}
+
+float squares(const float* x, size_t n) {
+  F total = all(0);
+  for (size_t i = 0; i < n; i += 16) {
+    float rest[16] = {};
+    if (i + 16 > n) __builtin_memcpy(rest, x + i, (n - i) * sizeof(float));
+    const F v = load(i + 16 > n ? rest : x + i);
+    total = total + v * v;
+  }
+  return sum(total);
 }
 
 void e4m3_quotients(const uint8_t* codes, size_t n, float divisor, float* out) {
@@ -236,17 +262,21 @@ void e4m3_quotients(const uint8_t* codes, size_t n, float divisor, float* out) {
   }
 }
 
-void e2m1(const float* x, size_t blocks, size_t block, const float* scales, uint8_t* packed) {
+float e2m1(const float* x, size_t blocks, size_t block, const float* scales, uint8_t* packed) {
+  F errors = all(0);
   for (size_t b = 0; b < blocks; ++b) {
     const Divisor scale = divisor_of(scales[b]);
     for (size_t i = 0; i < block; i += 16) {
       const F v = load(x + b * block + i);
       I code = e2m1_code(quotient(v, scale));
+      const F d = magnitude_of(v) - e2m1_value(code) * scale.scale;
+      errors = errors + d * d;
       const I sign = bits(v);
       LANES_EACH(code.v[p] = code.v[p] > 0 ? code.v[p] | ((sign.v[p] >> 28) & 8) : code.v[p];)
       store_nibbles(packed + (b * block + i) / 2, code);
     }
   }
+  return sum(errors);
 }
 
 void e2m1_errors(const float* x, size_t blocks, size_t block, const float* scales, float* errors) {

@@ -2,6 +2,7 @@
 #include "fettle_kit/compress/float_matrix.h"
 
 #include "fettle_kit/compress/quantization.h"
+#include "fettle_kit/kernels/kernels.h"
 
 #include <fmt/format.h>
 #include <tbb/blocked_range.h>
@@ -24,7 +25,11 @@ std::int64_t divided_up(std::int64_t n, std::int64_t d) { return (n + d - 1) / d
 /// Row i of a tensor as f32.
 void read_row(const TensorView& t, std::int64_t i, std::span<float> out) {
   const std::uint64_t row_bytes = bytes_of(t.dtype, out.size());
-  info(t.dtype).to_f32(t.bytes.data() + static_cast<std::uint64_t>(i) * row_bytes, out.data(), out.size());
+  const std::byte* const from = t.bytes.data() + static_cast<std::uint64_t>(i) * row_bytes;
+  if (t.dtype == DType::bf16 && reinterpret_cast<std::uintptr_t>(from) % alignof(std::uint16_t) == 0)
+    kernels().bf16_to_f32(out.data(), reinterpret_cast<const std::uint16_t*>(from), out.size());
+  else
+    info(t.dtype).to_f32(from, out.data(), out.size());
 }
 
 /// Calls fn(first row, row after the last) for portions of `size` rows, in parallel.
@@ -34,47 +39,23 @@ void by_portions(std::int64_t rows, std::int64_t size, const Fn& fn) {
                     [&](std::int64_t p) { fn(p * size, std::min(rows, (p + 1) * size)); });
 }
 
-/// Adds sum (x - y)^2 and sum x^2 in eight lanes each: a fixed order that vectors can take.
-void add_errors(std::span<const float> x, std::span<const float> y, double& error, double& power) {
-  std::array<double, 8> errors{}, powers{};
-  std::size_t i = 0;
-  for (; i + 8 <= x.size(); i += 8)
-    for (std::size_t k = 0; k < 8; ++k) {
-      const double a = static_cast<double>(x[i + k]), d = a - static_cast<double>(y[i + k]);
-      errors[k] += d * d;
-      powers[k] += a * a;
-    }
-  for (; i < x.size(); ++i) {
-    const double a = static_cast<double>(x[i]), d = a - static_cast<double>(y[i]);
-    errors[0] += d * d;
-    powers[0] += a * a;
+/// The codes of row i by the scales that the matrix has. Returns sum (x - value)^2.
+double encode_row(FloatMatrix& m, std::int64_t i, std::span<const float> x) {
+  const std::uint8_t* const block_scales = m.block_scales.data() + i * (m.cols / m.scheme.block());
+  if (m.scheme.kind == FloatKind::nvfp4)
+    return static_cast<double>(encode_nvfp4(x, m.divisor, block_scales, m.codes.data() + i * m.cols / 2));
+  if (m.scheme.kind == FloatKind::mxfp4)
+    return static_cast<double>(encode_mxfp4(x, block_scales, m.codes.data() + i * m.cols / 2));
+  const FloatView v = m.view();
+  const std::int64_t across = divided_up(m.cols, v.scale_cols);
+  double error = 0;
+  for (std::int64_t b = 0; b < across; ++b) {
+    const std::int64_t first = b * v.scale_cols, count = std::min(v.scale_cols, m.cols - first);
+    error +=
+        static_cast<double>(encode_e4m3(x.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
+                                        v.scales[i / v.scale_rows * across + b], m.codes.data() + i * m.cols + first));
   }
-  for (std::size_t k = 0; k < 8; ++k) {
-    error += errors[k];
-    power += powers[k];
-  }
-}
-
-/// The codes of row i by the scales that the matrix has.
-void encode_row(FloatMatrix& m, std::int64_t i, std::span<const float> x) {
-  const auto blocks = static_cast<std::size_t>(m.cols / m.scheme.block());
-  const auto row = static_cast<std::size_t>(i);
-  switch (m.scheme.kind) {
-    case FloatKind::fp8: {
-      const FloatView v = m.view();
-      const std::int64_t across = divided_up(m.cols, v.scale_cols);
-      for (std::int64_t b = 0; b < across; ++b) {
-        const std::int64_t first = b * v.scale_cols, count = std::min(v.scale_cols, m.cols - first);
-        encode_e4m3(x.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count)),
-                    v.scales[i / v.scale_rows * across + b], m.codes.data() + i * m.cols + first);
-      }
-      return;
-    }
-    case FloatKind::nvfp4:
-      return encode_nvfp4(x, m.divisor, m.block_scales.data() + row * blocks, m.codes.data() + i * m.cols / 2);
-    case FloatKind::mxfp4:
-      return encode_mxfp4(x, m.block_scales.data() + row * blocks, m.codes.data() + i * m.cols / 2);
-  }
+  return error;
 }
 
 /// Fits the scales of row i; those of a tensor or of square blocks are there already.
@@ -207,7 +188,7 @@ Result<FloatMatrix> round_to_floats(const TensorView& w, const FloatScheme& sche
   std::vector<double> errors(static_cast<std::size_t>(m.rows)), powers(errors.size());
   std::atomic<bool> finite = true;
   by_portions(m.rows, square ? fp8_block : portion, [&](std::int64_t first, std::int64_t end) {
-    std::vector<float> row(static_cast<std::size_t>(m.cols)), value(row.size());
+    std::vector<float> row(static_cast<std::size_t>(m.cols));
     if (square) fit_blocks(m, w, first, end, row);
     for (std::int64_t i = first; i < end; ++i) {
       read_row(w, i, row);
@@ -217,9 +198,8 @@ Result<FloatMatrix> round_to_floats(const TensorView& w, const FloatScheme& sche
         return;
       }
       fit_row(m, i, row, largest);
-      encode_row(m, i, row);
-      m.view().read(i, MutMatrix(value.data(), 1, m.cols));
-      add_errors(row, value, errors[static_cast<std::size_t>(i)], powers[static_cast<std::size_t>(i)]);
+      errors[static_cast<std::size_t>(i)] = encode_row(m, i, row);
+      powers[static_cast<std::size_t>(i)] = static_cast<double>(sum_of_squares(row));
     }
   });
   if (!finite) return not_finite(w);

@@ -65,8 +65,8 @@ struct FloatMatrix {
   std::vector<std::uint8_t> codes, block_scales;
   std::vector<float> scales;  ///< fp8: of the tensor, of each row, or of each block of 128 x 128
   float divisor = 1;          ///< nvfp4
-  double error = 0;           ///< sum (w - value)^2
-  double power = 0;           ///< sum w^2
+  double error = 0;           ///< sum (w - value)^2, rows in f32
+  double power = 0;           ///< sum w^2, rows in f32
 
   FloatView view() const;
   double relative_error() const { return power > 0 ? error / power : 0; }

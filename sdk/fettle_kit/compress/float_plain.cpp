@@ -12,7 +12,7 @@ namespace {
 
 }  // namespace
 
-const FloatLanes float_lanes_plain{magnitude,       e4m3, e4m3_quotients, e2m1, e2m1_errors, e2m1_candidates,
-                                   block_magnitudes};
+const FloatLanes float_lanes_plain{magnitude, e4m3,        squares,         e4m3_quotients,
+                                   e2m1,      e2m1_errors, e2m1_candidates, block_magnitudes};
 
 }  // namespace fettle::kit

@@ -98,6 +98,21 @@ TEST(E4m3, DividesByTheScale) {
   for (std::size_t i = 0; i < x.size(); ++i) EXPECT_EQ(codes[i], to_e4m3(x[i] / 0.0123F));
 }
 
+TEST(E4m3, SumsTheErrorsOfEveryLength) {
+  const std::vector<float> x = gaussian(70);
+  for (std::size_t n = 0; n <= x.size(); ++n) {
+    double error = 0, power = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+      const double v = static_cast<double>(x[i]);
+      error += std::pow(v - static_cast<double>(from_e4m3(to_e4m3(x[i] / 0.1F)) * 0.1F), 2);
+      power += v * v;
+    }
+    std::vector<std::uint8_t> codes(n);
+    EXPECT_NEAR(static_cast<double>(encode_e4m3({x.data(), n}, 0.1F, codes.data())), error, 1e-5 * error);
+    EXPECT_NEAR(static_cast<double>(sum_of_squares({x.data(), n})), power, 1e-5 * power);
+  }
+}
+
 TEST(LargestMagnitude, FindsItInAnyLaneAndShowsNan) {
   for (std::size_t n = 0; n < 70; ++n)
     for (std::size_t at = 0; at < n; ++at) {
@@ -135,6 +150,7 @@ TEST(FloatLanes, GiveTheSameBytesOnEveryInstructionSet) {
     std::vector<std::uint8_t> e4m3, e2m1;
     std::vector<float> errors, candidates, weighted, magnitudes, quotients;
     std::uint32_t largest = 0;
+    float error = 0, four_error = 0, power = 0;
     bool operator==(const Out&) const = default;
   };
   std::vector<Out> outs;
@@ -147,11 +163,12 @@ TEST(FloatLanes, GiveTheSameBytesOnEveryInstructionSet) {
             std::vector<float>(128),
             std::vector<float>(128)};
     out.largest = lanes->magnitude(x.data(), x.size() - 3);
-    lanes->e4m3(x.data(), x.size() - 3, 0.013F, out.e4m3.data());
+    out.error = lanes->e4m3(x.data(), x.size() - 3, 0.013F, out.e4m3.data());
+    out.power = lanes->squares(x.data(), x.size() - 3);
     std::vector<std::uint8_t> codes(128);
     for (std::size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<std::uint8_t>(std::min<std::size_t>(i, 126));
     lanes->e4m3_quotients(codes.data(), codes.size(), 3.7F, out.quotients.data());
-    lanes->e2m1(x.data(), 256, 16, scales.data(), out.e2m1.data());
+    out.four_error = lanes->e2m1(x.data(), 256, 16, scales.data(), out.e2m1.data());
     lanes->e2m1_errors(x.data(), 256, 16, scales.data(), out.errors.data());
     lanes->e2m1_candidates(x.data() + 32, scales.data(), 256, nullptr, out.candidates.data());
     lanes->e2m1_candidates(x.data() + 32, scales.data(), 256, hessian.data(), out.weighted.data());
