@@ -219,6 +219,12 @@ INSTANTIATE_TEST_SUITE_P(
                 "compressed-tensors"}),
     [](const auto& row) { return row.param.name; });
 
+TEST(QuantizeFp8, MissesItsCalibrationWhilePlanning) {
+  EXPECT_EQ(fp8().param("activations", "static").estimate().message,
+            "activations: static needs calibration text: connect the port 'calibration' to a data.tokens step");
+  EXPECT_TRUE(fp8().estimate().ok());
+}
+
 TEST(QuantizeFp8, RefusesBlocksThatDoNotDivide) {
   const StepResult r = Step("quantize_fp8", "quantize.fp8")
                            .input("model", "model", small_model(64), {{"layout", "hf"}})

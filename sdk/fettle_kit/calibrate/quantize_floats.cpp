@@ -154,6 +154,14 @@ Status quantize_by_weight(const Checkpoint& model, const std::vector<FloatTarget
   return {};
 }
 
+Status check_calibration(const QuantizeFloatsParams& p, const FloatRecipe& recipe, const Inputs& inputs) {
+  if (inputs.find("calibration") || (recipe.activations != Activations::fixed && !p.error_feedback)) return {};
+  return {Code::invalid_argument,
+          fmt::format("{} needs calibration text: connect the port 'calibration' to a data.tokens step",
+                      p.error_feedback ? "error_feedback" : "activations: static"),
+          "calibration"};
+}
+
 }  // namespace
 
 Activations activations_named(std::string_view name) {
@@ -161,12 +169,8 @@ Activations activations_named(std::string_view name) {
 }
 
 Status quantize_floats(const QuantizeFloatsParams& p, const FloatRecipe& recipe, Context& context) {
+  FETTLE_TRY(check_calibration(p, recipe, context.inputs));
   const bool calibrated = context.inputs.find("calibration").has_value();
-  if (!calibrated && (recipe.activations == Activations::fixed || p.error_feedback))
-    return {Code::invalid_argument,
-            fmt::format("{} needs calibration text: connect the port 'calibration' to a data.tokens step",
-                        p.error_feedback ? "error_feedback" : "activations: static"),
-            "calibration"};
   FETTLE_ASSIGN(const Checkpoint model, Checkpoint::open(context.inputs.at("model").path()));
   FETTLE_ASSIGN(const auto targets, float_targets(model, p, recipe));
   warn_of_unlike(model, targets, context);
@@ -178,6 +182,7 @@ Status quantize_floats(const QuantizeFloatsParams& p, const FloatRecipe& recipe,
 
 Status estimate_quantize_floats(const QuantizeFloatsParams& p, const FloatRecipe& recipe, const Inputs& in,
                                 Estimate& e) {
+  FETTLE_TRY(check_calibration(p, recipe, in));
   const Input model = in.at("model");
   const double hidden = model.number("hidden"), ffn = model.number("ffn");
   if (in.find("calibration")) {
@@ -187,7 +192,8 @@ Status estimate_quantize_floats(const QuantizeFloatsParams& p, const FloatRecipe
         p.error_feedback ? 8 * (3 * hidden * hidden + ffn * ffn) + widest * widest * (8 + 8 + 4) : 0;
     FETTLE_TRY(estimate_quantize_walk(p, in, e, statistics, p.error_feedback ? 3 * widest : 0));
   } else {
-    e.memory(64e6 + std::max(ffn, model.number("vocab")) * hidden).disk(model.number("bytes")).like("model", model);
+    // The codes of the largest matrix, and their copy on the way to the file.
+    e.memory(64e6 + 2 * std::max(ffn, model.number("vocab")) * hidden).disk(model.number("bytes")).like("model", model);
   }
   e.attribute("model", "weights", weights_attribute(p, recipe));
   return {};

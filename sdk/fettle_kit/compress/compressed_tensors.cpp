@@ -193,6 +193,12 @@ Result<std::vector<PackedWeight>> open_compressed(const Checkpoint& c) {
     for (const std::string_view part : (*format)->parts)
       if (const std::string name = fmt::format("{}.{}", module, part); c.find(name) != nullptr)
         weight.parts.push_back(name);
+    // Scales of what the cache holds, which stand beside the projections: no part of the model as floats.
+    for (const char* const kind : {"q", "k", "v"})
+      if (module.ends_with(fmt::format(".{}_proj", kind)))
+        if (const std::string name = fmt::format("{}.{}_scale", module.substr(0, module.rfind('.')), kind);
+            c.find(name) != nullptr)
+          weight.parts.push_back(name);
     weights.push_back(std::move(weight));
   }
   return weights;

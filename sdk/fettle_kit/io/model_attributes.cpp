@@ -56,11 +56,12 @@ std::string text_of(const Json& object, const char* key) {
   return found->is_number_integer() ? found->dump() : "";
 }
 
-/// gptq.int4, compressed-tensors.pack-quantized, fp8
+/// gptq.int4, compressed-tensors.pack-quantized, modelopt.NVFP4, fp8
 std::string quantization_of(const Json& config) {
   const std::string method = text_of(config, "quant_method");
   if (const std::string bits = text_of(config, "bits"); !bits.empty()) return method + ".int" + bits;
   if (const std::string format = text_of(config, "format"); !format.empty()) return method + "." + format;
+  if (const std::string algorithm = text_of(config, "quant_algo"); !algorithm.empty()) return method + "." + algorithm;
   return method;
 }
 

@@ -352,6 +352,18 @@ TEST(DenseCheckpoint, TellsWhatClientsRoundInputsTo) {
   EXPECT_EQ(grid(dynamic(FloatKind::mxfp4, Fp8Sharing::channel)).kind, Kind::mxfp4);
 }
 
+TEST(DenseCheckpoint, LeavesScalesOfTheCacheBehind) {
+  const ScratchFolder folder;
+  Parts parts = fp8_parts();
+  for (TensorSpec& spec : parts.specs) spec.name.replace(0, 1, "self_attn.k_proj");
+  parts.specs.push_back({"self_attn.k_scale", DType::f32, {1}});
+  parts.bytes.emplace_back(4);
+  const auto opened = open(folder, parts);
+  ASSERT_TRUE(opened.ok()) << opened.error().message();
+  EXPECT_EQ(opened->find("self_attn.k_scale"), nullptr);
+  EXPECT_EQ(opened->tensors().size(), 1U);
+}
+
 TEST(DenseCheckpoint, MatchesPatternsFromTheStartOfTheName) {
   const ScratchFolder folder;
   Parts parts = packed_parts();

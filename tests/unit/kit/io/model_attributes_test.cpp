@@ -79,6 +79,7 @@ TEST(ModelAttributes, NameTheSchemeOfQuantizedCheckpoints) {
   EXPECT_EQ(scheme(R"({"quant_method": "compressed-tensors", "format": "float-quantized"})"),
             "compressed-tensors.float-quantized");
   EXPECT_EQ(scheme(R"({"quant_method": "fp8"})"), "fp8");
+  EXPECT_EQ(scheme(R"({"quant_method": "modelopt", "quant_algo": "NVFP4"})"), "modelopt.NVFP4");
 }
 
 TEST(ModelAttributes, SayMixedAndUntied) {
