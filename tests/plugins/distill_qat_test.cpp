@@ -78,7 +78,9 @@ Scheme integer(const char* name, const ParamList& grid, const char* dtype = "sam
 Scheme floats(const char* name, const std::string& scheme, const ParamList& scales = {}, const char* dtype = "same") {
   ParamList training{{"scheme", scheme}, {"dtype", dtype}};
   training.insert(training.end(), scales.begin(), scales.end());
-  return {name, training, "quantize_" + scheme, "quantize." + scheme, scales, dtype == std::string("f32")};
+  ParamList exporting = scales;
+  exporting.emplace_back("activations", "none");  // training sees weights alone
+  return {name, training, "quantize_" + scheme, "quantize." + scheme, exporting, dtype == std::string("f32")};
 }
 /// Learned steps are told to nobody but the training.
 Scheme learned(const char* name, const ParamList& grid) {
