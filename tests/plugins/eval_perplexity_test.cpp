@@ -172,5 +172,25 @@ TEST(EvalPerplexity, EstimatesFromAttributesAlone) {
   EXPECT_GT(result.estimate.memory_bytes, 2048u * (256 + 256 + 2 * 768) * 4);
 }
 
+TEST(EvalPerplexity, EstimatesThatAQuantizedCheckpointBecomesF32) {
+  const auto memory = [](const char* weights) {
+    return perplexity()
+        .input("model", "model", "",
+               {{"layout", "hf"},
+                {"weights", weights},
+                {"hidden", "256"},
+                {"ffn", "768"},
+                {"heads", "4"},
+                {"kv_heads", "2"},
+                {"vocab", "1024"},
+                {"layers", "4"},
+                {"context", "512"}})
+        .input("tokens", "tokens", "", {{"sequences", "1"}, {"length", "512"}})
+        .estimate()
+        .estimate.memory_bytes;
+  };
+  EXPECT_EQ(memory("gptq.int4") - memory("bf16"), 4u * 4 * (3 * 256 * 256 + 3 * 256 * 768));
+}
+
 }  // namespace
 }  // namespace fettle::test
