@@ -94,14 +94,21 @@ TEST(Recipes, MinitronQ4EndsSmallerThanTheQuantizedOriginal) {
   const Folder folder;
   fs::create_directory_symlink(source / "pipelines", folder / "pipelines");
   const Outcome run = fettle(folder.path(), {"run", "pipelines/minitron-q4.yaml", "--json", "--store", folder / "store",
-                                             "--set", "vars.epochs=0.5", "--set", "vars.length=128", "--set",
-                                             "outputs.model.path=" + folder / "model.gguf", "--set",
-                                             "outputs.sample.path=" + folder / "sample.txt"});
+                                             "--set", "vars.epochs=0.5", "--set", "steps.healed.isolate=true", "--set",
+                                             "vars.length=128", "--set", "outputs.model.path=" + folder / "model.gguf",
+                                             "--set", "outputs.sample.path=" + folder / "sample.txt"});
   ASSERT_EQ(run.code, 0) << run.err;
   const Json result = Json::parse(run.out);
   EXPECT_LT(metric(result, "quality", "bytes"), 0.8 * metric(result, "whole_quality", "bytes"));
   EXPECT_LT(metric(result, "quality", "kl"), metric(result, "unhealed_quality", "kl"));
   EXPECT_TRUE(fs::exists(folder / "model.gguf"));
+
+  // In a process of its own, so that its peak is that of this step.
+  for (const Json& s : result.at("steps"))
+    if (s.at("name") == "healed") {
+      EXPECT_LT(s.at("peak_memory"), 1.05 * s.at("estimated_memory").get<double>());
+      EXPECT_GT(s.at("peak_memory"), 0.70 * s.at("estimated_memory").get<double>());
+    }
 }
 
 TEST(Recipes, MinitronQ4DoesNotTrainWhatIsCutTooDeep) {
