@@ -108,6 +108,42 @@ def inputs_are_rounded_alike(tools, folder, dense):
         tokens_agree(tools, folder, name, floats(tools, folder, dense, name))
 
 
+def cache_scales_fit(tools, folder, dense):
+    """The scales are what transformers itself caches on the calibration tokens, and its model with compressed-tensors
+    takes them up and rounds keys and values by them. With that rounding off, the logits are those of our reader, which
+    leaves the cache alone."""
+    tokens = tools.tokens(folder, tools.PROSE)
+    ids = safetensors.torch.load_file(tokens / "tokens.safetensors")["ids"].long()
+    plain = transformers.AutoModelForCausalLM.from_pretrained(dense, dtype=torch.float32).eval()
+    with torch.no_grad():
+        cached = plain(ids, use_cache=True).past_key_values.layers
+    for technique in ("quantize.fp8", "quantize.nvfp4"):
+        inputs = {"model": ("model", dense), "calibration": ("tokens", tokens)}
+        common = {"kv_cache": "fp8", "propagation": "dense", "held_out": 0, "activations": "none"}
+        model = tools.step(folder, technique, inputs, common)
+        tensors = safetensors.torch.load_file(model / "model.safetensors")
+        off = 0.0
+        for i, layer in enumerate(cached):
+            for kind, states in (("k", layer.keys), ("v", layer.values)):
+                scale = float(tensors[f"model.layers.{i}.self_attn.{kind}_scale"])
+                off = max(off, abs(scale * 448 / float(states.abs().max()) - 1))
+        tools.check(f"scales of the cache are what transformers caches, {technique}", off < 1e-5, f"off by {off:.1e}")
+        theirs, four = loaded(model)
+        taken = all(float(layer.self_attn.k_scale) == float(tensors[f"model.layers.{i}.self_attn.k_scale"].to(
+            torch.bfloat16 if four else torch.float32)) for i, layer in enumerate(theirs.model.layers))
+        tools.check(f"compressed-tensors takes the scales of the cache, {technique}", taken)
+        with torch.no_grad():
+            rounded = theirs(ids[:1]).logits
+            for module in theirs.modules():
+                module.quantization_enabled = False
+            unrounded = theirs(ids[:1]).logits
+        difference = float((rounded - unrounded).abs().max() / unrounded.abs().max())
+        tools.check(f"compressed-tensors rounds the cache by them, {technique}", 0 < difference < 0.1,
+                    f"relative difference {difference:.1e}")
+        ours = tools.step(folder, "io.convert", {"model": ("model", model)}, {"to": "bf16" if four else "f32"})
+        tools.logits_agree(f"compressed-tensors, {technique} with scales of the cache", ours, theirs=theirs)
+
+
 def compressed_floats_decompress(tools, folder, dense):
     """Matrix by matrix, bit for bit in f32."""
     from compressed_tensors.compressors import BaseCompressor
@@ -339,6 +375,7 @@ def check_all(tools, folder):
     compressed_tensors_loads(tools, folder, dense)
     compressed_tensors_decompresses(tools, folder, dense)
     compressed_floats_load(tools, folder, dense)
+    cache_scales_fit(tools, folder, dense)
     compressed_floats_decompress(tools, folder, dense)
     inputs_are_rounded_alike(tools, folder, dense)
     modelopt_files_convert(tools, folder, dense)

@@ -1,10 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "fettle_kit/model/decoder.h"
+#include "fettle_kit/nn/reference.h"
+#include "fettle_kit/text/token_set.h"
+
 #include "plugins/floats.h"
 #include "plugins/prose.h"
+#include "unit/kit/compress/tiny_families.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <filesystem>
+#include <limits>
 
 namespace fettle::test {
 namespace {
@@ -168,6 +177,179 @@ TEST(QuantizeFp8, GivesMatricesThatReadTheSameOneInputScale) {
   EXPECT_EQ(r.series.at("error.q_proj").size(), 4U);
 }
 
+/// Largest magnitudes of a block's keys and values.
+struct CacheMagnitudes {
+  double keys = 0, values = 0;
+};
+
+/// y = x W^T + b, a product after the other.
+std::vector<float> plain_linear(const Linear& linear, ConstMatrix x) {
+  const StoredMatrix& w = linear.weight;
+  std::vector<float> weights(static_cast<std::size_t>(w.rows * w.cols)), y;
+  info(w.dtype).to_f32(w.data, weights.data(), weights.size());
+  for (std::int64_t i = 0; i < x.rows; ++i)
+    for (std::int64_t j = 0; j < w.rows; ++j) {
+      double sum = linear.bias.empty() ? 0 : linear.bias[static_cast<std::size_t>(j)];
+      for (std::int64_t l = 0; l < w.cols; ++l)
+        sum += double{x.data[i * x.cols + l]} * weights[static_cast<std::size_t>(j * w.cols + l)];
+      y.push_back(static_cast<float>(sum));
+    }
+  return y;
+}
+
+/// What the dense model caches for the tokens, block by block, with the plain norm and rope.
+std::vector<CacheMagnitudes> plain_magnitudes(const std::string& model, const std::string& tokens) {
+  const Decoder decoder = *Decoder::open(*Weights::open(model));
+  const TokenSet set = *TokenSet::open(tokens);
+  const ModelConfig& c = decoder.config();
+  const Decoder::Positions at = decoder.positions(0, set.length());
+  std::vector<CacheMagnitudes> all(static_cast<std::size_t>(c.layers));
+  const auto largest = [](double so_far, const std::vector<float>& x) {
+    for (const float value : x) so_far = std::max(so_far, std::abs(double{value}));
+    return so_far;
+  };
+  for (std::int64_t s = 0; s < set.sequences(); ++s) {
+    Rows x(set.length(), c.hidden);
+    EXPECT_TRUE(decoder
+                    .embed(x, set.ids().subspan(static_cast<std::size_t>(s * set.length()),
+                                                static_cast<std::size_t>(set.length())))
+                    .ok());
+    for (std::int64_t layer = 0; layer < c.layers; ++layer) {
+      const BlockWeights& w = decoder.block_weights(layer);
+      const auto look = [&](Site site, ConstMatrix h) {
+        if (site != Site::attention_in) return;
+        std::vector<float> k = plain_linear(w.k, h);
+        const MutMatrix heads(k.data(), h.rows * c.kv_heads, c.head_dim);
+        if (!w.k_norm.empty()) reference::rms_norm(heads, heads, w.k_norm, c.norm_eps);
+        const bool local = c.windows[static_cast<std::size_t>(layer)] > 0 && at.local.pairs > 0;
+        reference::rotate_heads({k.data(), h.rows, c.kv_heads * c.head_dim}, local ? at.local : at.full, h.rows);
+        CacheMagnitudes& magnitudes = all[static_cast<std::size_t>(layer)];
+        magnitudes = {largest(magnitudes.keys, k), largest(magnitudes.values, plain_linear(w.v, h))};
+      };
+      decoder.block(x, layer, w, {1, set.length()}, at, nullptr, look);
+    }
+  }
+  return all;
+}
+
+Step with_fp8_cache(const std::string& technique = "quantize.fp8") {
+  return float_step(technique).param("kv_cache", "fp8").input("calibration", "tokens", prose_tokens(4));
+}
+
+class Fp8Cache : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(Fp8Cache, HasTheLargestKeysAndValuesOfEveryBlockAsScales) {
+  const std::string model = tiny_checkpoint(tiny_family(GetParam())), tokens = tiny_tokens();
+  const StepResult r = Step("quantize_fp8", "quantize.fp8")
+                           .input("model", "model", model, {{"layout", "hf"}})
+                           .input("calibration", "tokens", tokens)
+                           .param("kv_cache", "fp8")
+                           .param("propagation", "dense")
+                           .param("held_out", 0)
+                           .run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  const auto written = Checkpoint::open(r.outputs.at("model"));
+  const std::vector<CacheMagnitudes> expected = plain_magnitudes(model, tokens);
+  for (std::size_t layer = 0; layer < expected.size(); ++layer) {
+    const std::string at = fmt::format("model.layers.{}.self_attn.", layer);
+    EXPECT_NEAR(number_in(*written, at + "k_scale") * 448 / expected[layer].keys, 1, 1e-5) << layer;
+    EXPECT_NEAR(number_in(*written, at + "v_scale") * 448 / expected[layer].values, 1, 1e-5) << layer;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, Fp8Cache,
+                         ::testing::Values("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text"),
+                         [](const auto& family) { return family.param; });
+
+TEST(QuantizeFp8, AddsNothingButScalesForTheCache) {
+  const StepResult with = with_fp8_cache().run(), without = with_fp8_cache().param("kv_cache", "none").run();
+  ASSERT_TRUE(with.ok() && without.ok()) << with.message << without.message;
+  const auto a = Checkpoint::open(with.outputs.at("model")), b = Checkpoint::open(without.outputs.at("model"));
+  EXPECT_EQ(a->tensors().size(), b->tensors().size() + 8);
+  for (const TensorView* t : b->tensors()) {
+    const TensorView* const same = a->find(t->name);
+    ASSERT_TRUE(same) << t->name;
+    EXPECT_TRUE(std::equal(t->bytes.begin(), t->bytes.end(), same->bytes.begin(), same->bytes.end())) << t->name;
+  }
+  for (const char* scale : {"k_scale", "v_scale"}) {
+    const TensorView* const t = a->find(attention + scale);
+    ASSERT_TRUE(t) << scale;
+    EXPECT_EQ(t->dtype, DType::f32);
+    EXPECT_EQ(t->shape, std::vector<std::int64_t>{1});
+  }
+  EXPECT_EQ(a->config()["quantization_config"]["kv_cache_scheme"].dump(), tensor_arguments);
+  EXPECT_EQ(b->config()["quantization_config"]["kv_cache_scheme"].dump(), "null");
+  const auto read = DenseCheckpoint::open(with.outputs.at("model"));
+  for (const DenseTensor& t : read->tensors()) EXPECT_EQ(t.name.find("scale"), std::string::npos) << t.name;
+}
+
+TEST(QuantizeFp8, WritesTheSameCacheScalesForAnyThreadCountAndOrder) {
+  const StepResult one = with_fp8_cache().threads(1).run(), many = with_fp8_cache().threads(5).run(),
+                   sequential = with_fp8_cache().param("true_sequential", true).run();
+  ASSERT_TRUE(one.ok() && many.ok() && sequential.ok()) << one.message << many.message << sequential.message;
+  const std::string bytes = file_bytes(one.outputs.at("model") + "/model.safetensors");
+  EXPECT_EQ(bytes, file_bytes(many.outputs.at("model") + "/model.safetensors"));
+  EXPECT_EQ(bytes, file_bytes(sequential.outputs.at("model") + "/model.safetensors"));
+}
+
+TEST(QuantizeFp8, KeepsCacheScalesWhereModelOptDoes) {
+  const StepResult r = with_fp8_cache().param("format", "modelopt").run(), compressed = with_fp8_cache().run();
+  ASSERT_TRUE(r.ok() && compressed.ok()) << r.message << compressed.message;
+  const auto written = Checkpoint::open(r.outputs.at("model"));
+  EXPECT_EQ(written->find(attention + "k_proj.k_scale")->dtype, DType::f32);
+  const auto other = Checkpoint::open(compressed.outputs.at("model"));
+  EXPECT_EQ(number_in(*written, "model.layers.0.self_attn.k_proj.k_scale"),
+            number_in(*other, "model.layers.0.self_attn.k_scale"));
+  EXPECT_EQ(number_in(*written, "model.layers.0.self_attn.v_proj.v_scale"),
+            number_in(*other, "model.layers.0.self_attn.v_scale"));
+  EXPECT_EQ(written->config()["quantization_config"]["kv_cache_scheme"].dump(),
+            R"({"dynamic":false,"num_bits":8,"type":"float"})");
+  const auto file = read_json_file(r.outputs.at("model") + "/hf_quant_config.json");
+  EXPECT_EQ((*file)["quantization"]["kv_cache_quant_algo"], "FP8");
+  const auto read = DenseCheckpoint::open(r.outputs.at("model"));
+  ASSERT_TRUE(read.ok()) << read.error().message();
+  for (const DenseTensor& t : read->tensors()) EXPECT_EQ(t.name.find("scale"), std::string::npos) << t.name;
+}
+
+/// What the dense model caches has nothing to do with the grid of the weights.
+TEST(QuantizeFp8, SharesItsCacheScalesWithTheOtherFloats) {
+  const StepResult r = with_fp8_cache().param("propagation", "dense").run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  const auto written = Checkpoint::open(r.outputs.at("model"));
+  for (const char* technique : {"quantize.nvfp4", "quantize.mxfp4"}) {
+    const StepResult s = with_fp8_cache(technique).param("propagation", "dense").run();
+    ASSERT_TRUE(s.ok()) << s.message;
+    const auto other = Checkpoint::open(s.outputs.at("model"));
+    for (const char* scale : {"k_scale", "v_scale"})
+      EXPECT_EQ(number_in(*written, attention + scale), number_in(*other, attention + scale)) << technique;
+    EXPECT_EQ(other->config()["quantization_config"]["kv_cache_scheme"].dump(), tensor_arguments);
+  }
+}
+
+TEST(QuantizeFp8, RefusesCacheScalesWithoutTheirProjection) {
+  EXPECT_EQ(
+      with_fp8_cache().param("ignore", {v}).run().message,
+      "kv_cache: fp8 stores its scales with every k_proj and v_proj, but 'model.layers.2.self_attn.v_proj.weight' "
+      "is not quantized; widen 'targets' or narrow 'ignore', or use kv_cache: none");
+}
+
+TEST(QuantizeFp8, RefusesKeysAndValuesWithoutEnd) {
+  for (const auto& [module, what] : {std::pair("k_proj", "keys"), std::pair("v_proj", "values")}) {
+    const std::string name = fmt::format("model.layers.0.self_attn.{}", module);
+    const std::string model = tiny_checkpoint(tiny_family("qwen2"), [&](Tensors& tensors) {
+      tensors.at(name + ".bias")[3] = std::numeric_limits<float>::infinity();
+    });
+    const StepResult r = Step("quantize_fp8", "quantize.fp8")
+                             .input("model", "model", model, {{"layout", "hf"}})
+                             .input("calibration", "tokens", tiny_tokens())
+                             .param("kv_cache", "fp8")
+                             .run();
+    EXPECT_EQ(r.message, fmt::format("the {} that '{}.weight' makes reach NaN or infinity on the calibration text; "
+                                     "check the model, or use kv_cache: none",
+                                     what, name));
+  }
+}
+
 /// Relative squared error of E4M3 on Gaussian weights is 7.1e-4 without error of scales, which FP8 hardly feels.
 TEST(QuantizeFp8, ErrsAsTheoryExpects) {
   const StepResult r = fp8().run();
@@ -201,6 +383,9 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"feedback_without_text",
                 {{"error_feedback", true}},
                 "error_feedback needs calibration text: connect the port 'calibration' to a data.tokens step"},
+        Refusal{"cache_without_text",
+                {{"kv_cache", "fp8"}},
+                "kv_cache: fp8 needs calibration text: connect the port 'calibration' to a data.tokens step"},
         Refusal{"static_blocks",
                 {{"sharing", "block"}, {"activations", "static"}},
                 "vLLM 0.20 multiplies blocks of 128 x 128 by activations with scales of their own; use activations: "
@@ -222,6 +407,8 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(QuantizeFp8, MissesItsCalibrationWhilePlanning) {
   EXPECT_EQ(fp8().param("activations", "static").estimate().message,
             "activations: static needs calibration text: connect the port 'calibration' to a data.tokens step");
+  EXPECT_EQ(fp8().param("kv_cache", "fp8").estimate().message,
+            "kv_cache: fp8 needs calibration text: connect the port 'calibration' to a data.tokens step");
   EXPECT_TRUE(fp8().estimate().ok());
 }
 

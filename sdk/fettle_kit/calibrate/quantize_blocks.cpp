@@ -51,6 +51,15 @@ Status quantize_blocks(const Checkpoint& checkpoint, const std::vector<const Ten
     const std::int64_t layer = walk.layer();
     BlockWeights changed = model.block_weights(layer);
     Values values;
+    const auto observe = [&](Site site, ConstMatrix x) {
+      technique.observe(site, x);
+      if (site != Site::attention_in || !technique.observe_cache) return;
+      const ModelConfig& c = model.config();
+      Rows k(x.rows, c.kv_heads * c.head_dim), v(x.rows, c.kv_heads * c.head_dim);
+      model.keys_and_values(k, v, x, layer, model.block_weights(layer), {x.rows / walk.length(), walk.length()},
+                            walk.positions());
+      technique.observe_cache(k, v);
+    };
     const auto quantize_site = [&](Site site) -> Status {
       for (const BlockLinear& linear : block_linears) {
         const auto target = by_name.find(linear.tensor_name(layer));
@@ -67,13 +76,13 @@ Status quantize_blocks(const Checkpoint& checkpoint, const std::vector<const Ten
       for (const Site site : sites) {
         technique.begin_site(site);
         FETTLE_TRY(walk.observe(changed, [&](Site seen, ConstMatrix x) {
-          if (seen == site) technique.observe(seen, x);
+          if (seen == site) observe(seen, x);
         }));
         FETTLE_TRY(quantize_site(site));
       }
     } else {
       for (const Site site : sites) technique.begin_site(site);
-      FETTLE_TRY(walk.observe(technique.observe));
+      FETTLE_TRY(walk.observe(observe));
       if (technique.begin_block) FETTLE_TRY(technique.begin_block(model, walk));
       for (const Site site : sites) FETTLE_TRY(quantize_site(site));
     }

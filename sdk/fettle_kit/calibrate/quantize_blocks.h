@@ -46,6 +46,8 @@ Description<Params>& with_calibrated_quantization(Description<Params>& descripti
 struct BlockQuantization {
   std::function<void(Site)> begin_site;  ///< its inputs are about to be shown, all calibration tokens in portions
   BlockObserver observe;
+  /// Optional: sees what a cache would hold of the rows last shown at Site::attention_in, by the block's own k and v.
+  std::function<void(ConstMatrix keys, ConstMatrix values)> observe_cache;
   /// Optional: all sites of the block that the walk is at were shown, none of its matrices is quantized yet. Not for
   /// techniques that offer true_sequential.
   std::function<Status(const Decoder&, const BlockWalk&)> begin_block;

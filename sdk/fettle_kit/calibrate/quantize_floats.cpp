@@ -30,6 +30,12 @@ class NearestValue final : public SweepRule {
   FloatRounding rounding_;
 };
 
+/// The largest magnitude seen so far; NaN once there was one.
+void grow(float& magnitude, ConstMatrix x) {
+  const float further = largest_magnitude({x.data, static_cast<std::size_t>(x.rows * x.cols)});
+  magnitude = std::isnan(further) ? further : std::max(magnitude, further);
+}
+
 /// What calibration shows of the inputs of a site.
 struct Seen {
   float magnitude = 0;
@@ -47,17 +53,21 @@ class Quantizer {
 
   void begin_site(Site site) {
     seen_[index_of(site)] = {};
+    if (site == Site::attention_in) keys_ = values_ = 0;
     factor_.reset();
   }
 
   void observe(Site site, ConstMatrix x) {
     Seen& seen = seen_[index_of(site)];
-    const std::span<const float> all(x.data, static_cast<std::size_t>(x.rows * x.cols));
-    const float magnitude = largest_magnitude(all);
-    seen.magnitude = std::isnan(magnitude) ? magnitude : std::max(seen.magnitude, magnitude);
+    grow(seen.magnitude, x);
     if (!p_.error_feedback) return;
     if (!seen.gram) seen.gram.emplace(x.cols);
     seen.gram->add(x);
+  }
+
+  void observe_cache(ConstMatrix keys, ConstMatrix values) {
+    grow(keys_, keys);
+    grow(values_, values);
   }
 
   Result<std::vector<float>> quantize(const TensorView& t, Site site) {
@@ -67,6 +77,14 @@ class Quantizer {
                     fmt::format("the inputs of '{}' reach NaN or infinity on the calibration text; check the model, or "
                                 "put the tensor into 'ignore'",
                                 t.name),
+                    "calibration");
+    const bool makes_keys = t.name.ends_with(".k_proj.weight"), makes_values = t.name.ends_with(".v_proj.weight");
+    const float cached = makes_keys ? keys_ : makes_values ? values_ : 0;
+    if (!std::isfinite(cached))
+      return Status(Code::invalid_argument,
+                    fmt::format("the {} that '{}' makes reach NaN or infinity on the calibration text; check the "
+                                "model, or use kv_cache: none",
+                                makes_keys ? "keys" : "values", t.name),
                     "calibration");
     FETTLE_ASSIGN(FloatMatrix matrix, round_to_floats(t, recipe_.scheme, targets_.at(t.name)->magnitude));
     errors_.add(matrix);
@@ -82,7 +100,7 @@ class Quantizer {
       context_.point("sweep_error", swept_++, report.error);
     }
     matrix.view().read(0, w);
-    FETTLE_TRY(writer_.put(t, matrix, seen.magnitude));
+    FETTLE_TRY(writer_.put(t, matrix, seen.magnitude, cached));
     return values;
   }
 
@@ -118,6 +136,7 @@ class Quantizer {
   WeightErrors errors_;
   EnoughTokens enough_;
   std::array<Seen, site_count> seen_;
+  float keys_ = 0, values_ = 0;  // largest magnitudes of the block
   std::optional<SweepFactor> factor_;
   Site factored_ = Site::attention_in;
   int swept_ = 0;
@@ -132,6 +151,8 @@ Status quantize_calibrated(const Checkpoint& model, const std::vector<FloatTarge
   BlockQuantization technique;
   technique.begin_site = [&](Site site) { quantizer.begin_site(site); };
   technique.observe = [&](Site site, ConstMatrix x) { quantizer.observe(site, x); };
+  if (p.kv_cache == "fp8")
+    technique.observe_cache = [&](ConstMatrix keys, ConstMatrix values) { quantizer.observe_cache(keys, values); };
   technique.quantize = [&](const TensorView& t, Site site) { return quantizer.quantize(t, site); };
   FETTLE_TRY(quantize_blocks(model, tensors, p, context, technique));
   quantizer.report();
@@ -155,10 +176,13 @@ Status quantize_by_weight(const Checkpoint& model, const std::vector<FloatTarget
 }
 
 Status check_calibration(const QuantizeFloatsParams& p, const FloatRecipe& recipe, const Inputs& inputs) {
-  if (inputs.find("calibration") || (recipe.activations != Activations::fixed && !p.error_feedback)) return {};
+  const char* const reason = p.error_feedback                           ? "error_feedback"
+                             : recipe.activations == Activations::fixed ? "activations: static"
+                             : p.kv_cache == "fp8"                      ? "kv_cache: fp8"
+                                                                        : nullptr;
+  if (reason == nullptr || inputs.find("calibration")) return {};
   return {Code::invalid_argument,
-          fmt::format("{} needs calibration text: connect the port 'calibration' to a data.tokens step",
-                      p.error_feedback ? "error_feedback" : "activations: static"),
+          fmt::format("{} needs calibration text: connect the port 'calibration' to a data.tokens step", reason),
           "calibration"};
 }
 
@@ -173,6 +197,7 @@ Status quantize_floats(const QuantizeFloatsParams& p, const FloatRecipe& recipe,
   const bool calibrated = context.inputs.find("calibration").has_value();
   FETTLE_ASSIGN(const Checkpoint model, Checkpoint::open(context.inputs.at("model").path()));
   FETTLE_ASSIGN(const auto targets, float_targets(model, p, recipe));
+  if (p.kv_cache == "fp8") FETTLE_TRY(check_cache_targets(model, targets));
   warn_of_unlike(model, targets, context);
   FETTLE_ASSIGN(FloatWriter writer, FloatWriter::create(context.output("model"), model, targets, p, recipe));
   FETTLE_TRY(calibrated ? quantize_calibrated(model, targets, p, recipe, context, writer)
@@ -190,7 +215,10 @@ Status estimate_quantize_floats(const QuantizeFloatsParams& p, const FloatRecipe
     const double widest = std::max(hidden, ffn);
     const double statistics =
         p.error_feedback ? 8 * (3 * hidden * hidden + ffn * ffn) + widest * widest * (8 + 8 + 4) : 0;
-    FETTLE_TRY(estimate_quantize_walk(p, in, e, statistics, p.error_feedback ? 3 * widest : 0));
+    const auto length = static_cast<std::int64_t>(std::max(1.0, in.at("calibration").number("length")));
+    const double cache =
+        p.kv_cache == "fp8" ? 2 * sizeof(float) * hidden * static_cast<double>(BlockWalk::portion_tokens(length)) : 0;
+    FETTLE_TRY(estimate_quantize_walk(p, in, e, statistics + cache, p.error_feedback ? 3 * widest : 0));
   } else {
     // The codes of the largest matrix, and their copy on the way to the file.
     e.memory(64e6 + 2 * std::max(ffn, model.number("vocab")) * hidden).disk(model.number("bytes")).like("model", model);

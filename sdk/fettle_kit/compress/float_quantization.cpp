@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <span>
 
 namespace fettle::kit {
 namespace {
@@ -35,13 +36,33 @@ Status check_shape(const TensorView& t, const FloatScheme& s) {
   return {};
 }
 
-Json config_of(const std::vector<FloatTarget>& targets, std::vector<std::string> dense, const FloatRecipe& recipe) {
+constexpr std::string_view key_weight = ".k_proj.weight", value_weight = ".v_proj.weight";
+
+bool fills_cache(std::string_view weight) { return weight.ends_with(key_weight) || weight.ends_with(value_weight); }
+
+/// The scale of what this linear puts into the cache: compressed-tensors has it beside the projections, ModelOpt with
+/// them.
+TensorSpec cache_scale_spec(const std::string& weight, bool modelopt) {
+  const std::string module = module_of(weight);
+  const char* const scale = weight.ends_with(key_weight) ? "k_scale" : "v_scale";
+  if (modelopt) return {fmt::format("{}.{}", module, scale), DType::f32, {}};
+  return {fmt::format("{}.{}", module.substr(0, module.rfind('.')), scale), DType::f32, {1}};
+}
+
+Json config_of(const std::vector<FloatTarget>& targets, std::vector<std::string> dense, const FloatRecipe& recipe,
+               bool cache_scales) {
   CompressedGroup group;
   group.format = float_format(recipe.scheme.kind).name;
   group.weights = compressed_float_args(recipe.scheme);
   group.input_activations = compressed_input_args(recipe.scheme, recipe.activations);
   for (const FloatTarget& t : targets) group.modules.push_back(module_of(t.tensor->name));
-  return compressed_tensors_config({group}, std::move(dense));
+  Json cache = nullptr;
+  if (cache_scales) {
+    FloatScheme scheme;
+    scheme.sharing = Fp8Sharing::tensor;
+    cache = compressed_float_args(scheme);
+  }
+  return compressed_tensors_config({group}, std::move(dense), cache);
 }
 
 }  // namespace
@@ -92,6 +113,19 @@ Result<std::vector<FloatTarget>> float_targets(const Checkpoint& model, const Fl
   return targets;
 }
 
+Status check_cache_targets(const Checkpoint& model, const std::vector<FloatTarget>& targets) {
+  std::set<const TensorView*> quantized;
+  for (const FloatTarget& t : targets) quantized.insert(t.tensor);
+  for (const TensorView* t : model.tensors())
+    if (fills_cache(t->name) && !quantized.contains(t))
+      return {Code::invalid_argument,
+              fmt::format("kv_cache: fp8 stores its scales with every k_proj and v_proj, but '{}' is not quantized; "
+                          "widen 'targets' or narrow 'ignore', or use kv_cache: none",
+                          t->name),
+              "kv_cache"};
+  return {};
+}
+
 void warn_of_unlike(const Checkpoint& model, const std::vector<FloatTarget>& targets, const Context& context) {
   std::set<std::string> quantized;
   for (const FloatTarget& t : targets) quantized.insert(t.tensor->name);
@@ -108,28 +142,37 @@ std::string weights_attribute(const FloatParams& params, const FloatRecipe& reci
 Result<FloatWriter> FloatWriter::create(const std::string& folder, const Checkpoint& model,
                                         const std::vector<FloatTarget>& targets, const FloatParams& params,
                                         const FloatRecipe& recipe) {
-  const bool modelopt = params.format == "modelopt";
+  const bool modelopt = params.format == "modelopt", cache_scales = params.kv_cache == "fp8";
   const auto specs_of = modelopt ? &modelopt_specs : &compressed_float_specs;
   std::map<std::string, std::vector<TensorSpec>> replaced;
-  for (const auto& [t, magnitude] : targets)
-    replaced[t->name] = specs_of(module_of(t->name), t->rows(), t->cols(), recipe.scheme, recipe.activations);
+  for (const auto& [t, magnitude] : targets) {
+    std::vector<TensorSpec>& specs = replaced[t->name];
+    specs = specs_of(module_of(t->name), t->rows(), t->cols(), recipe.scheme, recipe.activations);
+    if (cache_scales && fills_cache(t->name)) specs.push_back(cache_scale_spec(t->name, modelopt));
+  }
   const std::vector<std::string> dense = dense_linears(model, names_of(targets));
   QuantizedOptions options;
   options.checkpoint.shard_bytes = static_cast<std::uint64_t>(params.shard_size.value);
   if (modelopt) {
     const std::string_view algorithm = modelopt_algorithm(recipe.scheme, recipe.activations);
-    options.quantization_config = modelopt_config(algorithm, dense);
-    options.files.emplace_back("hf_quant_config.json", modelopt_file(algorithm, dense));
+    options.quantization_config = modelopt_config(algorithm, dense, cache_scales);
+    options.files.emplace_back("hf_quant_config.json", modelopt_file(algorithm, dense, cache_scales));
   } else {
-    options.quantization_config = config_of(targets, dense, recipe);
+    options.quantization_config = config_of(targets, dense, recipe, cache_scales);
   }
   FETTLE_ASSIGN(QuantizedWriter writer, QuantizedWriter::create(folder, model, std::move(replaced), options));
-  return FloatWriter(std::move(writer), modelopt, recipe.activations);
+  return FloatWriter(std::move(writer), modelopt, cache_scales, recipe.activations);
 }
 
-Status FloatWriter::put(const TensorView& tensor, const FloatMatrix& matrix, float input_magnitude) {
-  return writer_.replace(
-      tensor.name, (modelopt_ ? &modelopt_bytes : &compressed_float_bytes)(matrix, activations_, input_magnitude));
+Status FloatWriter::put(const TensorView& tensor, const FloatMatrix& matrix, float input_magnitude,
+                        float cache_magnitude) {
+  auto bytes = (modelopt_ ? &modelopt_bytes : &compressed_float_bytes)(matrix, activations_, input_magnitude);
+  if (cache_scales_ && fills_cache(tensor.name)) {
+    const float scale = fp8_scale(cache_magnitude, DType::f32);
+    const auto stored = std::as_bytes(std::span(&scale, 1));
+    bytes.emplace_back(stored.begin(), stored.end());
+  }
+  return writer_.replace(tensor.name, bytes);
 }
 
 void WeightErrors::add(const FloatMatrix& matrix) {

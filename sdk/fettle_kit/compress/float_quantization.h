@@ -13,6 +13,7 @@ namespace fettle::kit {
 /// Parameters of the techniques that quantize to small floats.
 struct FloatParams : QuantizeParams {
   std::string format = "compressed-tensors";
+  std::string kv_cache = "none";  ///< or "fp8": scales for a cache of keys and values in E4M3
 };
 
 /// Declares `format`, for types that ModelOpt has too.
@@ -46,6 +47,9 @@ Status check_float_recipe(const FloatParams& params, const FloatRecipe& recipe);
 Result<std::vector<FloatTarget>> float_targets(const Checkpoint& model, const FloatParams& params,
                                                const FloatRecipe& recipe);
 
+/// invalid_argument if a block's k_proj or v_proj is not among the targets: scales of a cache stand beside them.
+Status check_cache_targets(const Checkpoint& model, const std::vector<FloatTarget>& targets);
+
 /// Warns of matrices that vLLM cannot load beside each other.
 void warn_of_unlike(const Checkpoint& model, const std::vector<FloatTarget>& targets, const Context& context);
 
@@ -59,14 +63,15 @@ class FloatWriter {
                                     const std::vector<FloatTarget>& targets, const FloatParams& params,
                                     const FloatRecipe& recipe);
   /// `input_magnitude`: the largest of the linear's inputs in calibration; looked at for fixed activations.
-  Status put(const TensorView& tensor, const FloatMatrix& matrix, float input_magnitude = 0);
+  /// `cache_magnitude`: the largest of the keys (for k_proj) or values (v_proj); looked at for kv_cache: fp8.
+  Status put(const TensorView& tensor, const FloatMatrix& matrix, float input_magnitude = 0, float cache_magnitude = 0);
   Status finish() { return writer_.finish(); }
 
  private:
-  FloatWriter(QuantizedWriter writer, bool modelopt, Activations activations)
-      : writer_(std::move(writer)), modelopt_(modelopt), activations_(activations) {}
+  FloatWriter(QuantizedWriter writer, bool modelopt, bool cache_scales, Activations activations)
+      : writer_(std::move(writer)), modelopt_(modelopt), cache_scales_(cache_scales), activations_(activations) {}
   QuantizedWriter writer_;
-  bool modelopt_;
+  bool modelopt_, cache_scales_;
   Activations activations_;
 };
 

@@ -197,19 +197,21 @@ std::vector<std::vector<std::byte>> modelopt_bytes(const FloatMatrix& m, Activat
   return all;
 }
 
-Json modelopt_file(std::string_view algorithm, const std::vector<std::string>& dense_modules) {
+Json modelopt_file(std::string_view algorithm, const std::vector<std::string>& dense_modules, bool fp8_cache) {
   Json quantization = {{"quant_algo", algorithm}, {"kv_cache_quant_algo", nullptr}};
+  if (fp8_cache) quantization["kv_cache_quant_algo"] = "FP8";
   if (algorithm.ends_with("NVFP4")) quantization["group_size"] = nvfp4_block;
   quantization["exclude_modules"] = dense_modules;
   return {{"producer", producer()}, {"quantization", quantization}};
 }
 
-Json modelopt_config(std::string_view algorithm, const std::vector<std::string>& dense_modules) {
+Json modelopt_config(std::string_view algorithm, const std::vector<std::string>& dense_modules, bool fp8_cache) {
   const bool four = algorithm.ends_with("NVFP4");
   Json args = {{"dynamic", false}, {"num_bits", four ? 4 : 8}, {"type", "float"}};
   if (four) args["group_size"] = nvfp4_block;
   Json config = {
       {"ignore", dense_modules}, {"quant_algo", algorithm}, {"producer", producer()}, {"quant_method", "modelopt"}};
+  if (fp8_cache) config["kv_cache_scheme"] = {{"dynamic", false}, {"num_bits", 8}, {"type", "float"}};
   if (algorithm == "FP8_PB_WO") return config;  // ModelOpt describes no groups for it
   Json group = Json::object();
   if (algorithm != "W4A16_NVFP4") group["input_activations"] = args;

@@ -28,8 +28,8 @@ std::vector<TensorSpec> modelopt_specs(const std::string& module, std::int64_t r
 /// Their bytes in that order.
 std::vector<std::vector<std::byte>> modelopt_bytes(const FloatMatrix& matrix, Activations activations,
                                                    float input_magnitude);
-/// hf_quant_config.json, and what config.json says of it.
-Json modelopt_file(std::string_view algorithm, const std::vector<std::string>& dense_modules);
-Json modelopt_config(std::string_view algorithm, const std::vector<std::string>& dense_modules);
+/// hf_quant_config.json, and what config.json says of it. `fp8_cache`: there are scales for a cache in E4M3.
+Json modelopt_file(std::string_view algorithm, const std::vector<std::string>& dense_modules, bool fp8_cache = false);
+Json modelopt_config(std::string_view algorithm, const std::vector<std::string>& dense_modules, bool fp8_cache = false);
 
 }  // namespace fettle::kit

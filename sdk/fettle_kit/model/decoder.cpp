@@ -37,6 +37,10 @@ void norm_heads(MutMatrix x, std::span<const float> factor, float eps) {
   rms_norm(heads, heads, factor, eps);
 }
 
+const RopeTable& rope_of(std::int64_t window, const Decoder::Positions& positions) {
+  return window > 0 && positions.local.pairs > 0 ? positions.local : positions.full;
+}
+
 }  // namespace
 
 KvCache::KvCache(const ModelConfig& config, std::int64_t capacity) : capacity_(capacity) {
@@ -118,16 +122,10 @@ void Decoder::attend(MutMatrix x, std::int64_t layer, const BlockWeights& w, con
   rms_norm(h, x, w.attention_norm, c.norm_eps);
   if (observer) observer(Site::attention_in, h);
   apply(w.q, q, h);
-  apply(w.k, k, h);
-  apply(w.v, v, h);
-  if (!w.q_norm.empty()) {
-    norm_heads(q, w.q_norm, c.norm_eps);
-    norm_heads(k, w.k_norm, c.norm_eps);
-  }
+  if (!w.q_norm.empty()) norm_heads(q, w.q_norm, c.norm_eps);
   const std::int64_t window = c.windows[static_cast<std::size_t>(layer)];
-  const RopeTable& rope = window > 0 && positions.local.pairs > 0 ? positions.local : positions.full;
-  rotate_heads(q, rope, batch.length);
-  rotate_heads(k, rope, batch.length);
+  rotate_heads(q, rope_of(window, positions), batch.length);
+  keys_and_values(k, v, h, layer, w, batch, positions);
 
   const CausalHeads heads{c.heads, c.kv_heads, c.head_dim, c.attention_scale, c.attention_softcap, window};
   Rows mixed(x.rows, width);
@@ -150,6 +148,14 @@ void Decoder::attend(MutMatrix x, std::int64_t layer, const BlockWeights& w, con
   apply(w.o, h, mixed);
   if (!w.post_attention_norm.empty()) rms_norm(h, h, w.post_attention_norm, c.norm_eps);
   add(x, h);
+}
+
+void Decoder::keys_and_values(MutMatrix keys, MutMatrix values, ConstMatrix x, std::int64_t layer,
+                              const BlockWeights& w, const Batch& batch, const Positions& positions) const {
+  apply(w.k, keys, x);
+  apply(w.v, values, x);
+  if (!w.k_norm.empty()) norm_heads(keys, w.k_norm, config().norm_eps);
+  rotate_heads(keys, rope_of(config().windows[static_cast<std::size_t>(layer)], positions), batch.length);
 }
 
 void Decoder::mlp(MutMatrix x, const BlockWeights& w, const BlockObserver& observer) const {

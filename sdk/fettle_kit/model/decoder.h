@@ -93,6 +93,10 @@ class Decoder {
   void attend(MutMatrix x, std::int64_t layer, const BlockWeights& weights, const Batch& batch,
               const Positions& positions, KvCache* cache = nullptr, const BlockObserver& observer = {}) const;
   void mlp(MutMatrix x, const BlockWeights& weights, const BlockObserver& observer = {}) const;
+  /// What a cache holds of rows that the linears of attention read (Site::attention_in): keys after their norm and
+  /// rope, and values, both [batch.rows(), kv_heads * head_dim].
+  void keys_and_values(MutMatrix keys, MutMatrix values, ConstMatrix x, std::int64_t layer, const BlockWeights& weights,
+                       const Batch& batch, const Positions& positions) const;
   /// x in place by the final norm.
   void final_norm(MutMatrix x) const;
   /// logits [n, vocab] from rows that went through final_norm.
