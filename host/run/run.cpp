@@ -267,11 +267,16 @@ bool Scheduler::try_start(std::size_t i, std::size_t ready) {
   event.threads = cores;
   say(std::move(event));
 
+  // A foreign plugin that crashes takes its own process with it, not the run.
+  const bool apart = planned.step->isolate.value_or(!planned.technique->plugin->ours);
+  // A step admitted beside others gets more threads when those end: TBB shares its threads out among the arenas that
+  // have work, and results do not depend on them. Another process cannot be helped so.
+  unsigned slots = cores;
+  if (!apart && !planned.step->resources.cores) slots = jobs_;
+  if (planned.estimate.max_threads) slots = std::min(slots, planned.estimate.max_threads);
   // No place in the arena is kept for this thread: all of its cores belong to TBB's.
-  running.arena = std::make_unique<tbb::task_arena>(static_cast<int>(cores), 0);
-  running.arena->enqueue([this, i, &planned] {
-    // A foreign plugin that crashes takes its own process with it, not the run.
-    const bool apart = planned.step->isolate.value_or(!planned.technique->plugin->ours);
+  running.arena = std::make_unique<tbb::task_arena>(static_cast<int>(slots), 0);
+  running.arena->enqueue([this, i, &planned, apart] {
     Executor& executor = apart ? *process_ : *in_process_;
     post(i, run_step(
                 running_[i].task, store_, executor,

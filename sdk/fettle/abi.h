@@ -192,7 +192,7 @@ typedef struct fettle_metrics {
 typedef struct fettle_run {
   uint32_t struct_size;
   uint32_t threads; /* cores admitted for this step; the calling thread is already inside a TBB arena of
-                       that size, so tbb::parallel_for just works. Start no threads of your own */
+                       that size, or larger for cores left idle by others: just use tbb::parallel_for, no own threads */
   const fettle_host* host;
   const fettle_value* params; /* in the order of the declaration */
   const fettle_input* inputs; /* in the order of the declaration; a list port has as many entries as artifacts */

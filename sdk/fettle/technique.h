@@ -107,8 +107,8 @@ class Context {
     return {};
   }
 
-  /// Cores admitted for this step. The caller already stands in a TBB arena of that size: use tbb::parallel_for and
-  /// start no threads of your own.
+  /// Cores admitted for this step. The caller already stands in a TBB arena of that size or larger, for cores that
+  /// other steps leave idle: use tbb::parallel_for and start no threads of your own.
   unsigned threads() const { return run_->threads; }
   std::uint64_t seed() const { return run_->seed; }
   std::uint64_t memory_budget() const { return run_->memory_budget; }

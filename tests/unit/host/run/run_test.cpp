@@ -166,11 +166,20 @@ TEST_F(RunTest, SharesCoresAmongReadySteps) {
   EXPECT_EQ(step(result, "b").record->metrics.at("threads").value, 3);
 }
 
+// A long step that was started beside a short one would else keep its share when the short one has long ended.
+TEST_F(RunTest, LetsStepsUseCoresThatOthersLeaveIdle) {
+  options.jobs = 5;
+  const RunResult result = run("  a: {use: test.sum, with: {items: 1}}\n  b: {use: test.sum, with: {items: 2}}\n");
+  EXPECT_EQ(step(result, "a").record->metrics.at("arena").value, 5);
+  EXPECT_EQ(step(result, "b").record->metrics.at("arena").value, 5);
+}
+
 TEST_F(RunTest, GivesAStepTheCoresItAsksFor) {
   options.jobs = 4;
   const RunResult result =
       run("  a: {use: test.sum, resources: {cores: 2}}\n  b: {use: test.sum, seed: 1, resources: {cores: 4}}\n");
   EXPECT_EQ(step(result, "a").record->metrics.at("threads").value, 2);
+  EXPECT_EQ(step(result, "a").record->metrics.at("arena").value, 2);
   EXPECT_EQ(step(result, "b").record->metrics.at("threads").value, 4);
 }
 
