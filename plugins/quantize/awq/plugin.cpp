@@ -324,14 +324,7 @@ class QuantizeAwq {
     FETTLE_ASSIGN(IntegerWriter writer,
                   IntegerWriter::create(context.output("model"), model, targets, p, {}, plan.changed()));
     Quantizer quantizer(p, context, targets, plan, writer);
-    BlockQuantization technique;
-    technique.begin_site = [&](Site site) { quantizer.begin_site(site); };
-    technique.observe = [&](Site site, ConstMatrix x) { quantizer.observe(site, x); };
-    technique.begin_block = [&](const Decoder& decoder, const BlockWalk& walk) {
-      return quantizer.begin_block(decoder, walk);
-    };
-    technique.quantize = [&](const TensorView& t, Site site) { return quantizer.quantize(t, site); };
-    FETTLE_TRY(quantize_blocks(model, tensors, p, context, technique));
+    FETTLE_TRY(quantize_blocks(model, tensors, p, context, block_quantization(quantizer)));
     FETTLE_TRY(writer.finish());
     quantizer.report();
     return {};

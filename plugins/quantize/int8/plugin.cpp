@@ -297,14 +297,7 @@ class QuantizeInt8 {
     const FoldPlan plan(weights.config(), model, targets, std::nullopt);
     FETTLE_ASSIGN(QuantizedWriter writer, writer_for(p, context.output("model"), model, targets, plan.changed()));
     Quantizer quantizer(p, context, scheme, plan, writer);
-    BlockQuantization technique;
-    technique.begin_site = [&](Site site) { quantizer.begin_site(site); };
-    technique.observe = [&](Site site, ConstMatrix x) { quantizer.observe(site, x); };
-    technique.begin_block = [&](const Decoder& decoder, const BlockWalk& walk) {
-      return quantizer.begin_block(decoder, walk);
-    };
-    technique.quantize = [&](const TensorView& t, Site site) { return quantizer.quantize(t, site); };
-    FETTLE_TRY(quantize_blocks(model, targets, p, context, technique));
+    FETTLE_TRY(quantize_blocks(model, targets, p, context, block_quantization(quantizer)));
     FETTLE_TRY(writer.finish());
     quantizer.report();
     return {};

@@ -55,6 +55,19 @@ struct BlockQuantization {
   std::function<Result<std::vector<float>>(const TensorView&, Site)> quantize;
 };
 
+/// The four of an object that has them as members. Borrows it.
+template <class Quantizer>
+BlockQuantization block_quantization(Quantizer& quantizer) {
+  BlockQuantization technique;
+  technique.begin_site = [&](Site site) { quantizer.begin_site(site); };
+  technique.observe = [&](Site site, ConstMatrix x) { quantizer.observe(site, x); };
+  technique.begin_block = [&](const Decoder& model, const BlockWalk& walk) {
+    return quantizer.begin_block(model, walk);
+  };
+  technique.quantize = [&](const TensorView& t, Site site) { return quantizer.quantize(t, site); };
+  return technique;
+}
+
 /// Walks the calibration tokens through the model and quantizes block after block, in the order of the blocks: measures
 /// the block, quantizes its targets, lets the next block see the result (or the dense outputs). Reports progress, the
 /// metrics matrices and calibration_tokens, and what the held-out sequences show: reconstruction_error and a series

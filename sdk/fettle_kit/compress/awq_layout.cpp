@@ -10,7 +10,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <limits>
 
 namespace fettle::kit {
@@ -29,18 +28,6 @@ std::uint32_t pack_word(const std::uint8_t* codes) {
 
 void unpack_word(std::uint32_t word, std::uint8_t* codes) {
   for (std::size_t i = 0; i < order.size(); ++i) codes[order[i]] = static_cast<std::uint8_t>(word >> (4 * i) & 15U);
-}
-
-std::uint32_t word_at(const TensorView& t, std::int64_t index) {
-  std::uint32_t word = 0;
-  std::memcpy(&word, t.bytes.data() + index * 4, 4);
-  return word;
-}
-
-template <class T>
-std::vector<std::byte> as_bytes(const std::vector<T>& values) {
-  const auto bytes = std::as_bytes(std::span(values));
-  return {bytes.begin(), bytes.end()};
 }
 
 class AwqMatrix final : public PackedMatrix {

@@ -80,12 +80,6 @@ Result<std::unique_ptr<const PackedMatrix>> open_fp4(const CompressedModule& m, 
   return packed_floats(v);
 }
 
-template <class T>
-std::vector<std::byte> as_bytes(const std::vector<T>& values) {
-  const auto bytes = std::as_bytes(std::span(values));
-  return {bytes.begin(), bytes.end()};
-}
-
 std::vector<std::byte> stored_as(DType type, const std::vector<float>& values) {
   std::vector<std::byte> bytes(values.size() * bytes_of(type, 1));
   info(type).from_f32(values.data(), bytes.data(), values.size());

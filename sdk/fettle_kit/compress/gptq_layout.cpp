@@ -10,7 +10,6 @@
 #include <tbb/parallel_for.h>
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 
 namespace fettle::kit {
@@ -24,18 +23,6 @@ std::uint32_t one_in_each_field(int bits) {
   std::uint32_t word = 0;
   for (int at = 0; at < 32; at += bits) word |= 1U << at;
   return word;
-}
-
-std::uint32_t word_at(const TensorView& t, std::int64_t index) {
-  std::uint32_t word = 0;
-  std::memcpy(&word, t.bytes.data() + index * 4, 4);
-  return word;
-}
-
-template <class T>
-std::vector<std::byte> as_bytes(const std::vector<T>& values) {
-  const auto bytes = std::as_bytes(std::span(values));
-  return {bytes.begin(), bytes.end()};
 }
 
 class GptqMatrix final : public PackedMatrix {

@@ -138,12 +138,6 @@ Result<std::vector<PackedWeight>> open_modelopt(const Checkpoint& c) {
 
 Json producer() { return {{"name", "modelopt"}, {"version", "0.47.0"}}; }
 
-template <class T>
-std::vector<std::byte> as_bytes(const std::vector<T>& values) {
-  const auto bytes = std::as_bytes(std::span(values));
-  return {bytes.begin(), bytes.end()};
-}
-
 }  // namespace
 
 const QuantizedLayout modelopt_layout = {"modelopt",

@@ -13,12 +13,6 @@
 namespace fettle::kit {
 namespace {
 
-template <class T>
-std::vector<std::byte> as_bytes(const std::vector<T>& values) {
-  const auto bytes = std::as_bytes(std::span(values));
-  return {bytes.begin(), bytes.end()};
-}
-
 std::vector<std::uint32_t> words_of(const TensorView& t) {
   std::vector<std::uint32_t> words(t.bytes.size() / 4);
   if (!words.empty()) std::memcpy(words.data(), t.bytes.data(), t.bytes.size());

@@ -6,6 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <cstddef>
 #include <map>
 #include <optional>
 #include <span>
@@ -30,6 +31,13 @@ std::vector<std::string> dense_linears(const Checkpoint& model, const std::vecto
 
 /// The type in which a model keeps its weights: of its largest tensor. f32, f16 or bf16.
 DType weight_type(const Checkpoint& model);
+
+/// Values as the bytes of a tensor, as QuantizedWriter takes them.
+template <class T>
+std::vector<std::byte> as_bytes(const std::vector<T>& values) {
+  const auto bytes = std::as_bytes(std::span(values));
+  return {bytes.begin(), bytes.end()};
+}
 
 struct QuantizedOptions {
   Json quantization_config;

@@ -7,6 +7,7 @@
 #include "fettle_kit/tensor/matrix.h"
 
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <span>
 #include <string>
@@ -62,6 +63,12 @@ Result<std::vector<float>> read_scales(const Checkpoint& checkpoint, const std::
                                        const std::vector<std::vector<std::int64_t>>& shapes);
 /// "model.safetensors: tensor 'x' ..." as an error of that checkpoint.
 Status bad_tensor(const Checkpoint& checkpoint, std::string_view tensor, const std::string& problem);
+/// A 32-bit word of a tensor, which need not be aligned.
+inline std::uint32_t word_at(const TensorView& t, std::int64_t index) {
+  std::uint32_t word = 0;
+  std::memcpy(&word, t.bytes.data() + index * 4, 4);
+  return word;
+}
 /// [2, 3]
 std::string shape_text(const std::vector<std::int64_t>& shape);
 
