@@ -2,6 +2,7 @@
 #include "fettle_kit/kernels/gemm_bf16.h"
 
 #include "kernels/kernel_testing.h"
+#include "kernels/row_source_testing.h"
 
 #include <tbb/global_control.h>
 #include <tbb/task_arena.h>
@@ -268,6 +269,22 @@ TEST(Bf16Product, TakesWeightsAsTheyAreStored) {
       EXPECT_EQ(made, expected) << t.name << " " << misplaced;
     }
   }
+}
+
+TEST(Bf16Product, OfRowsFromASourceIsThatOfTheirValuesPanelByPanel) {
+  Random random(32);
+  const std::int64_t k = 4096, n = 1100, m = 3;
+  ASSERT_GT(n * k, kPanelWeights);
+  std::vector<float> x(static_cast<std::size_t>(m * k)), w(static_cast<std::size_t>(n * k)),
+      expected(static_cast<std::size_t>(m * n)), made(expected.size());
+  for (float& v : x) v = random.uniform(-2, 2);
+  for (float& v : w) v = random.uniform(-2, 2);
+  const CountedRows rows{ConstMatrix(w.data(), n, k)};
+  matmul_bf16_nt({expected.data(), m, n}, ConstMatrix(x.data(), m, k), ConstMatrix(w.data(), n, k));
+  matmul_bf16_nt({made.data(), m, n}, ConstMatrix(x.data(), m, k), StoredMatrix{nullptr, DType::f32, n, k, &rows});
+  EXPECT_EQ(made, expected);
+  EXPECT_EQ(rows.rows(), n);
+  EXPECT_LE(rows.spread(), kPanelWeights);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 #include "fettle_kit/kernels/gemm.h"
 
 #include "kernels/kernel_testing.h"
+#include "kernels/row_source_testing.h"
 
 #include <tbb/global_control.h>
 #include <tbb/task_arena.h>
@@ -175,6 +176,47 @@ TEST(MatrixProduct, OfStoredWeightsIsThatOfTheirValues) {
         }
       }
     }
+  }
+}
+
+TEST(MatrixProduct, OfRowsFromASourceIsThatOfTheirValues) {
+  Random random(9);
+  for (const std::int64_t m : {1, 3, 8, 9, 40}) {
+    const std::int64_t k = 333, n = 150;
+    const Owned x(m, k, k + 5, random), w(n, k, k, random);
+    for (const bool accumulate : {false, true})
+      for (const KernelTable* table : usable_kernels())
+        for (const int threads : {1, 3}) {
+          const CountedRows rows{ConstMatrix(w)};
+          Owned expected(m, n, n + 3, random), got = expected;
+          matmul_nt(expected, x, ConstMatrix(w), accumulate, scalar_kernels);
+          const tbb::global_control limit(tbb::global_control::max_allowed_parallelism,
+                                          static_cast<std::size_t>(threads));
+          tbb::task_arena(threads).execute([&] {
+            matmul_nt(got, x, StoredMatrix{nullptr, DType::f32, n, k, &rows}, accumulate, *table);
+          });
+          expect_same(got.data, expected.data, std::string(table->name) + " m " + std::to_string(m));
+          EXPECT_EQ(rows.rows(), n);  // each once
+        }
+  }
+}
+
+/// What a product holds of a matrix that it cannot read as it is stored does not grow with the matrix.
+TEST(MatrixProduct, HoldsAPanelOfTheRowsOfASource) {
+  const std::int64_t n = 2500, k = 4096;
+  const std::vector<float> w(static_cast<std::size_t>(n * k), 0.5F);
+  ASSERT_GT(n * k, 2 * kPanelWeights);
+  for (const std::int64_t m : {1, 9}) {
+    const CountedRows rows{ConstMatrix(w.data(), n, k)};
+    const std::vector<float> x(static_cast<std::size_t>(m * k), 1);
+    std::vector<float> y(static_cast<std::size_t>(m * n));
+    tbb::task_arena(1).execute([&] {
+      matmul_nt(MutMatrix(y.data(), m, n), ConstMatrix(x.data(), m, k), StoredMatrix{nullptr, DType::f32, n, k, &rows});
+    });
+    EXPECT_EQ(rows.rows(), n);
+    EXPECT_LE(rows.most_rows(), 64);
+    EXPECT_LE(rows.spread(), m == 1 ? 64 * k : kPanelWeights);
+    EXPECT_EQ(y.back(), 0.5F * k);
   }
 }
 

@@ -172,24 +172,26 @@ TEST(EvalPerplexity, EstimatesFromAttributesAlone) {
   EXPECT_GT(result.estimate.memory_bytes, 2048u * (256 + 256 + 2 * 768) * 4);
 }
 
-TEST(EvalPerplexity, EstimatesThatAQuantizedCheckpointBecomesF32) {
-  const auto memory = [](const char* weights) {
+/// However large the model is.
+TEST(EvalPerplexity, EstimatesAPanelOfAQuantizedCheckpointAsF32) {
+  const auto memory = [](const char* weights, const char* ffn, const char* layers) {
     return perplexity()
         .input("model", "model", "",
                {{"layout", "hf"},
                 {"weights", weights},
                 {"hidden", "256"},
-                {"ffn", "768"},
+                {"ffn", ffn},
                 {"heads", "4"},
                 {"kv_heads", "2"},
                 {"vocab", "1024"},
-                {"layers", "4"},
+                {"layers", layers},
                 {"context", "512"}})
         .input("tokens", "tokens", "", {{"sequences", "1"}, {"length", "512"}})
         .estimate()
         .estimate.memory_bytes;
   };
-  EXPECT_EQ(memory("gptq.int4") - memory("bf16"), 4u * 4 * (3 * 256 * 256 + 3 * 256 * 768));
+  EXPECT_EQ(memory("gptq.int4", "2048", "4") - memory("bf16", "2048", "4"), 4u * 256 * 2048);
+  EXPECT_EQ(memory("gptq.int4", "65536", "90") - memory("bf16", "65536", "90"), 16u << 20);
 }
 
 }  // namespace

@@ -55,8 +55,9 @@ class EvalCompare {
     const auto at_once = tokens_at_once(window_length(in, {p.length, p.windows}, reference.context));
     const double rows = std::min(tokens, static_cast<double>(at_once));
     const auto text = in.find("text");
-    e.memory(candidate.forward_bytes(rows) + reference.forward_bytes(rows) + candidate.unpacked_bytes() +
-             reference.unpacked_bytes() + (text ? 8 * text->number("bytes") : 4 * tokens) + 32e6)
+    const Precision precision = precision_of(p.precision);
+    e.memory(candidate.forward_bytes(rows, precision) + reference.forward_bytes(rows, precision) +
+             (text ? 8 * text->number("bytes") : 4 * tokens) + 32e6)
         .disk(4096)
         .flops(candidate.flops(tokens) + reference.flops(tokens));
     return {};

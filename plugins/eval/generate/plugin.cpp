@@ -64,7 +64,7 @@ class EvalGenerate {
       all += tokens;
     }
     longest = std::min(longest, cost.context);
-    e.memory(cost.forward_bytes(std::min(longest, 512.0)) + cost.cache_bytes(longest) + cost.unpacked_bytes() + 64e6)
+    e.memory(cost.forward_bytes(std::min(longest, 512.0)) + cost.cache_bytes(longest) + 64e6)
         .disk(16 * all)
         .flops(cost.flops(all));
     return {};

@@ -53,8 +53,8 @@ class EvalPerplexity {
     const double rows =
         std::min(tokens, double(tokens_at_once(window_length(in, {p.length, p.windows}, cost.context))));
     // A text is held with its ids, and once more while it is cut into words: eight times its bytes is enough.
-    e.memory(cost.forward_bytes(rows, precision_of(p.precision)) + cost.unpacked_bytes() +
-             (text ? 8 * text->number("bytes") : 8 * tokens) + 11e6)
+    e.memory(cost.forward_bytes(rows, precision_of(p.precision)) + (text ? 8 * text->number("bytes") : 8 * tokens) +
+             8e6)
         .disk(4096)
         .flops(cost.flops(tokens));
     return {};

@@ -66,9 +66,8 @@ struct Squares {
   explicit Squares(const StoredMatrix& m)
       : rows(static_cast<std::size_t>(m.rows)), cols(static_cast<std::size_t>(m.cols)) {
     std::vector<float> row(cols.size());
-    const std::uint64_t row_bytes = bytes_of(m.dtype, static_cast<std::uint64_t>(m.cols));
     for (std::size_t i = 0; i < rows.size(); ++i) {
-      info(m.dtype).to_f32(m.data + i * row_bytes, row.data(), row.size());
+      read_rows(MutMatrix(row.data(), 1, m.cols), m, static_cast<std::int64_t>(i));
       for (std::size_t j = 0; j < row.size(); ++j) {
         const auto w = static_cast<double>(row[j]);
         rows[i] += w * w;

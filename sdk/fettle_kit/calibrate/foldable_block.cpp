@@ -23,7 +23,7 @@ FoldableBlock::FoldableBlock(const Decoder& model, std::int64_t layer)
     const Linear& linear = original_.*block_linears[i].member;
     const StoredMatrix& w = linear.weight;
     matrices_[i].resize(static_cast<std::size_t>(w.rows * w.cols));
-    info(w.dtype).to_f32(w.data, matrices_[i].data(), matrices_[i].size());
+    read_rows(MutMatrix(matrices_[i].data(), w.rows, w.cols), w, 0);
     biases_[i] = linear.bias;
   }
   attention_norm_ = original_.attention_norm;
@@ -46,8 +46,7 @@ BlockWeights FoldableBlock::weights() const {
   BlockWeights weights = original_;
   for (std::size_t i = 0; i < block_linears.size(); ++i) {
     Linear& linear = weights.*block_linears[i].member;
-    linear.weight.data = reinterpret_cast<const std::byte*>(matrices_[i].data());
-    linear.weight.dtype = DType::f32;
+    linear.weight = {std::as_bytes(std::span(matrices_[i])).data(), DType::f32, linear.weight.rows, linear.weight.cols};
     linear.bias = biases_[i];
   }
   weights.attention_norm = attention_norm_;

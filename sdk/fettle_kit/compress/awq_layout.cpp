@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/compress/awq_layout.h"
 
+#include "fettle_kit/compress/grid_row.h"
 #include "fettle_kit/io/message.h"
 
 #include <fmt/format.h>
@@ -26,9 +27,8 @@ std::uint32_t pack_word(const std::uint8_t* codes) {
   return word;
 }
 
-void unpack_word(std::uint32_t word, std::uint8_t* codes) {
-  for (std::size_t i = 0; i < order.size(); ++i) codes[order[i]] = static_cast<std::uint8_t>(word >> (4 * i) & 15U);
-}
+/// Where the code of an output of the eight begins.
+constexpr std::array<int, in_a_word> shift_of = {0, 16, 4, 20, 8, 24, 12, 28};
 
 class AwqMatrix final : public PackedMatrix {
  public:
@@ -47,37 +47,43 @@ class AwqMatrix final : public PackedMatrix {
     const std::int64_t groups = in / span;
     FETTLE_ASSIGN(const TensorView* const qzeros,
                   require_tensor(c, module + ".qzeros", DType::i32, {groups, out / in_a_word}));
-    FETTLE_ASSIGN(std::vector<float> scales, read_scales(c, module + ".scales", {{groups, out}}));
-    auto matrix = std::unique_ptr<AwqMatrix>(new AwqMatrix(out, in, groups, qweight));
-    matrix->scales_ = std::move(scales);
-    for (std::int64_t k = 0; k < groups * out / in_a_word; ++k)
-      unpack_word(word_at(*qzeros, k), matrix->zeros_.data() + k * in_a_word);
-    return std::unique_ptr<const PackedMatrix>(std::move(matrix));
+    FETTLE_TRY(read_scales(c, module + ".scales", {{groups, out}}));
+    return std::unique_ptr<const PackedMatrix>(
+        new AwqMatrix(out, in, groups, qweight, *c.find(module + ".scales"), *qzeros));
   }
 
   void read(std::int64_t first, MutMatrix out) const override {
-    const std::int64_t width = rows() / in_a_word, span = cols() / groups_;
-    for (std::int64_t word = first / in_a_word; word * in_a_word < first + out.rows; ++word)
-      for (std::int64_t j = 0; j < cols(); ++j) {
-        std::uint8_t codes[in_a_word];
-        unpack_word(word_at(qweight_, j * width + word), codes);
-        for (std::int64_t k = 0; k < in_a_word; ++k) {
-          const std::int64_t row = word * in_a_word + k;
-          if (row < first || row >= first + out.rows) continue;
-          const auto at = static_cast<std::size_t>(j / span * rows() + row);
-          out(row - first, j) = scales_[at] * static_cast<float>(codes[k] - zeros_[at]);
-        }
+    const std::int64_t n = out.rows, from = first / in_a_word, to = (first + n - 1) / in_a_word + 1, width = to - from;
+    // Words of a column of the matrix stand together in the file, those of a row here.
+    std::vector<std::uint32_t> words(static_cast<std::size_t>(width * cols()));
+    for (std::int64_t j = 0; j < cols(); ++j)
+      for (std::int64_t k = 0; k < width; ++k)
+        words[static_cast<std::size_t>(k * cols() + j)] = word_at(qweight_, j * (rows() / in_a_word) + from + k);
+    std::vector<float> scales(static_cast<std::size_t>(groups_ * n));  // [groups, n]
+    for (std::int64_t g = 0; g < groups_; ++g)
+      info(scales_.dtype)
+          .to_f32(scales_.bytes.data() + bytes_of(scales_.dtype, static_cast<std::uint64_t>(g * rows() + first)),
+                  scales.data() + g * n, static_cast<std::size_t>(n));
+    GridRow grids(groups_);
+    for (std::int64_t i = 0; i < n; ++i) {
+      const std::int64_t word = (first + i) / in_a_word;
+      const int shift = shift_of[static_cast<std::size_t>((first + i) % in_a_word)];
+      for (std::int64_t g = 0; g < groups_; ++g) {
+        grids.scales[static_cast<std::size_t>(g)] = scales[static_cast<std::size_t>(g * n + i)];
+        grids.zeros[static_cast<std::size_t>(g)] =
+            static_cast<std::int32_t>(word_at(qzeros_, g * (rows() / in_a_word) + word) >> shift & 15U);
       }
+      grids.values(out.row(i), words.data() + (word - from) * cols(), shift);
+    }
   }
 
  private:
-  AwqMatrix(std::int64_t out, std::int64_t in, std::int64_t groups, const TensorView& qweight)
-      : PackedMatrix(out, in), groups_(groups), qweight_(qweight), zeros_(static_cast<std::size_t>(out * groups)) {}
+  AwqMatrix(std::int64_t out, std::int64_t in, std::int64_t groups, const TensorView& qweight, const TensorView& scales,
+            const TensorView& qzeros)
+      : PackedMatrix(out, in), groups_(groups), qweight_(qweight), scales_(scales), qzeros_(qzeros) {}
 
   std::int64_t groups_;
-  TensorView qweight_;
-  std::vector<float> scales_;        // [groups, out], as they are stored
-  std::vector<std::uint8_t> zeros_;  // [groups, out]
+  TensorView qweight_, scales_, qzeros_;
 };
 
 Status refuse(const Checkpoint& c, const std::string& problem) {

@@ -43,11 +43,13 @@ Result<DenseCheckpoint> DenseCheckpoint::open(const std::string& folder) {
 
   std::map<std::string_view, bool> seen;  // packed matrices by name
   for (const TensorView* tensor : dense.stored_.tensors()) {
-    DenseTensor entry{tensor->name, tensor->shape, tensor, nullptr};
+    DenseTensor entry{tensor->name, tensor->shape, tensor, nullptr, {}, {tensor}};
     if (const auto part = part_of.find(tensor->name); part != part_of.end()) {
       const PackedWeight& weight = *part->second;
       if (std::exchange(seen[weight.name], true)) continue;
-      entry = {weight.name, {weight.matrix->rows(), weight.matrix->cols()}, nullptr, weight.matrix.get(), weight.inputs};
+      entry = {weight.name, {weight.matrix->rows(), weight.matrix->cols()}, nullptr, weight.matrix.get(), weight.inputs,
+               {}};
+      for (const std::string& name : weight.parts) entry.parts.push_back(dense.stored_.find(name));
     }
     if (!dense.index_.emplace(entry.name, dense.tensors_.size()).second)
       return bad_tensor(dense.stored_, entry.name, "is there twice, packed and as it is");

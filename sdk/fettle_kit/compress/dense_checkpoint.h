@@ -17,6 +17,7 @@ struct DenseTensor {
   const TensorView* stored = nullptr;    ///< one of the two
   const PackedMatrix* packed = nullptr;  ///< read it as f32
   InputGrid inputs{};                    ///< of a packed matrix: what clients round its inputs to
+  std::vector<const TensorView*> parts;  ///< the stored tensors that hold it
 };
 
 /// A checkpoint folder in any layout we know, as if it were not quantized: the tensors of the model by their usual

@@ -125,11 +125,13 @@ float nearest_e2m1(float value) {
 
 void decode_e2m1(const std::uint8_t* packed, std::int64_t block, const float* factors, std::span<float> x) {
   const auto bytes = static_cast<std::size_t>(block) / 2;
-  for (std::size_t i = 0; i < x.size() / 2; ++i) {
-    const std::array<float, 2>& pair = e2m1_pairs[packed[i]];
-    const float factor = factors[i / bytes];
-    x[2 * i] = pair[0] * factor;
-    x[2 * i + 1] = pair[1] * factor;
+  for (std::size_t first = 0; first < x.size() / 2; first += bytes) {
+    const float factor = *factors++;
+    for (std::size_t i = first; i < first + bytes; ++i) {
+      const std::array<float, 2>& pair = e2m1_pairs[packed[i]];
+      x[2 * i] = pair[0] * factor;
+      x[2 * i + 1] = pair[1] * factor;
+    }
   }
 }
 

@@ -112,6 +112,14 @@ void FloatView::read(std::int64_t first, MutMatrix out) const {
   const std::int64_t block = kind == FloatKind::nvfp4 ? nvfp4_block : mxfp4_block;
   const std::int64_t across = kind == FloatKind::fp8 ? divided_up(cols, scale_cols) : cols / block;
   std::vector<float> factors(static_cast<std::size_t>(kind == FloatKind::fp8 ? 0 : across));
+  std::array<float, 256> factor_of{};  // of every code of a block's scale
+  if (kind != FloatKind::fp8)
+    for (std::size_t code = 0; code < factor_of.size(); ++code) {
+      const auto byte = static_cast<std::uint8_t>(code);
+      factor_of[code] = kind == FloatKind::mxfp4 ? from_e8m0(byte)
+                        : divides                ? from_e4m3(byte) / tensor_scale
+                                                 : from_e4m3(byte) * tensor_scale;
+    }
   for (std::int64_t i = 0; i < out.rows; ++i) {
     const std::int64_t row = first + i;
     if (kind == FloatKind::fp8) {
@@ -123,10 +131,7 @@ void FloatView::read(std::int64_t first, MutMatrix out) const {
       continue;
     }
     const std::uint8_t* const coded = block_scales + row * across;
-    for (std::size_t b = 0; b < factors.size(); ++b)
-      factors[b] = kind == FloatKind::mxfp4 ? from_e8m0(coded[b])
-                   : divides                ? from_e4m3(coded[b]) / tensor_scale
-                                            : from_e4m3(coded[b]) * tensor_scale;
+    for (std::size_t b = 0; b < factors.size(); ++b) factors[b] = factor_of[coded[b]];
     decode_e2m1(codes + row * cols / 2, block, factors.data(), out.row(i));
   }
 }

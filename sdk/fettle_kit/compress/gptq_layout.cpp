@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/compress/gptq_layout.h"
 
+#include "fettle_kit/compress/grid_row.h"
 #include "fettle_kit/compress/packing.h"
 #include "fettle_kit/io/message.h"
 
@@ -63,77 +64,73 @@ class GptqMatrix final : public PackedMatrix {
     FETTLE_ASSIGN(const TensorView* const qzeros,
                   require_tensor(c, module + ".qzeros", DType::i32, {groups, words_for(out, bits)}));
 
-    auto matrix = std::unique_ptr<GptqMatrix>(new GptqMatrix(out, in, groups, bits, qweight));
+    auto matrix =
+        std::unique_ptr<GptqMatrix>(new GptqMatrix(out, in, groups, bits, version, qweight, *scales, *qzeros));
+    const std::int64_t span = std::max<std::int64_t>(1, in / groups);
+    bool neighbours = in % groups == 0;
     for (std::int64_t j = 0; j < in; ++j) {
-      const auto group = index != nullptr ? static_cast<std::int32_t>(word_at(*index, j))
-                                          : static_cast<std::int32_t>(j / std::max<std::int64_t>(1, in / groups));
+      const auto group = static_cast<std::int32_t>(index != nullptr ? word_at(*index, j) : j / span);
       if (group < 0 || group >= groups)
         return bad_tensor(c, index != nullptr ? index->name : scales->name,
                           fmt::format("puts input {} into group {}, but there are {}", j, group, groups));
       matrix->group_of_[static_cast<std::size_t>(j)] = group;
+      neighbours = neighbours && group == j / span;
     }
-    matrix->read_grids(*scales, *qzeros, version);
+    if (neighbours) matrix->group_of_.clear();
     return std::unique_ptr<const PackedMatrix>(std::move(matrix));
   }
 
   void read(std::int64_t first, MutMatrix out) const override {
-    for (std::int64_t column = 0; column < cols(); column += 32) {
-      const std::int64_t top = column / 32 * bits_;
-      for (std::int64_t i = 0; i < out.rows; ++i) {
-        std::uint32_t words[8] = {};
-        std::uint8_t codes[32];
-        for (std::int64_t k = 0; k < bits_; ++k) words[k] = word_at(qweight_, (top + k) * rows() + first + i);
-        unpack_codes(std::span(words, static_cast<std::size_t>(bits_)), bits_, codes);
-        const std::size_t grids = static_cast<std::size_t>((first + i) * groups_);
-        for (std::int64_t k = 0; k < 32; ++k) {
-          const std::size_t at = grids + static_cast<std::size_t>(group_of_[static_cast<std::size_t>(column + k)]);
-          out(i, column + k) = scales_[at] * static_cast<float>(codes[k] - zeros_[at]);
-        }
+    const std::int64_t height = cols() / 32 * bits_, n = out.rows;
+    // A row of the matrix after the other; apart by an odd number of cache lines, so that they share no sets.
+    const std::int64_t stride = (height + 15) / 32 * 32 + 16;
+    std::vector<std::uint32_t> words(static_cast<std::size_t>(n * stride));
+    for (std::int64_t k = 0; k < height; ++k)
+      for (std::int64_t i = 0; i < n; ++i)
+        words[static_cast<std::size_t>(i * stride + k)] = word_at(qweight_, k * rows() + first + i);
+    std::vector<float> scales(static_cast<std::size_t>(n * groups_));  // [groups, n]
+    for (std::int64_t g = 0; g < groups_; ++g)
+      info(scales_.dtype)
+          .to_f32(scales_.bytes.data() + bytes_of(scales_.dtype, static_cast<std::uint64_t>(g * rows() + first)),
+                  scales.data() + g * n, static_cast<std::size_t>(n));
+    GridRow grids(groups_, 0, group_of_);
+    std::vector<std::uint8_t> codes(static_cast<std::size_t>(cols()));
+    for (std::int64_t i = 0; i < n; ++i) {
+      unpack_codes({words.data() + i * stride, static_cast<std::size_t>(height)}, bits_, codes);
+      for (std::int64_t g = 0; g < groups_; ++g) {
+        grids.scales[static_cast<std::size_t>(g)] = scales[static_cast<std::size_t>(g * n + i)];
+        grids.zeros[static_cast<std::size_t>(g)] = zero(g, first + i);
       }
+      grids.values(out.row(i), codes.data());
     }
   }
 
  private:
-  GptqMatrix(std::int64_t out, std::int64_t in, std::int64_t groups, int bits, const TensorView& qweight)
+  GptqMatrix(std::int64_t out, std::int64_t in, std::int64_t groups, int bits, GptqVersion version,
+             const TensorView& qweight, const TensorView& scales, const TensorView& qzeros)
       : PackedMatrix(out, in),
         groups_(groups),
         bits_(bits),
+        version_(version),
         qweight_(qweight),
-        group_of_(static_cast<std::size_t>(in)),
-        scales_(static_cast<std::size_t>(out * groups)),
-        zeros_(static_cast<std::size_t>(out * groups)) {}
+        scales_(scales),
+        qzeros_(qzeros),
+        group_of_(static_cast<std::size_t>(in)) {}
 
-  /// Both are stored [groups, out]; kept [out, groups].
-  void read_grids(const TensorView& scales, const TensorView& qzeros, GptqVersion version) {
-    const auto out = static_cast<std::size_t>(rows());
-    std::vector<float> scale_row(out);
-    std::vector<std::uint8_t> zero_row(out);
-    const auto words = static_cast<std::size_t>(qzeros.shape[1]);
-    std::vector<std::uint32_t> word_row(words);
-    const bool by_word = bits_ != 3;
-    for (std::int64_t g = 0; g < groups_; ++g) {
-      info(scales.dtype)
-          .to_f32(scales.bytes.data() + bytes_of(scales.dtype, static_cast<std::uint64_t>(g) * out), scale_row.data(),
-                  out);
-      for (std::size_t k = 0; k < words; ++k) {
-        word_row[k] = word_at(qzeros, g * qzeros.shape[1] + static_cast<std::int64_t>(k));
-        if (version == GptqVersion::v1 && by_word) word_row[k] += one_in_each_field(bits_);
-      }
-      unpack_codes(word_row, bits_, zero_row);
-      for (std::size_t o = 0; o < out; ++o) {
-        const std::size_t at = o * static_cast<std::size_t>(groups_) + static_cast<std::size_t>(g);
-        scales_[at] = scale_row[o];
-        zeros_[at] = zero_row[o] + (version == GptqVersion::v1 && !by_word ? 1 : 0);
-      }
-    }
+  /// Those of a group are a stream of bits along its row of words.
+  std::int32_t zero(std::int64_t group, std::int64_t row) const {
+    const bool by_word = bits_ != 3, short_by_one = version_ == GptqVersion::v1;
+    const std::int64_t bit = row * bits_, word = group * qzeros_.shape[1] + bit / 32;
+    std::uint64_t stream = word_at(qzeros_, word) + (short_by_one && by_word ? one_in_each_field(bits_) : 0U);
+    if (bit % 32 + bits_ > 32) stream |= std::uint64_t{word_at(qzeros_, word + 1)} << 32;
+    return static_cast<std::int32_t>(stream >> (bit % 32) & ((1U << bits_) - 1)) + (short_by_one && !by_word ? 1 : 0);
   }
 
   std::int64_t groups_;
   int bits_;
-  TensorView qweight_;
-  std::vector<std::int32_t> group_of_;
-  std::vector<float> scales_;
-  std::vector<std::int32_t> zeros_;
+  GptqVersion version_;
+  TensorView qweight_, scales_, qzeros_;
+  std::vector<std::int32_t> group_of_;  // empty: that of the neighbours
 };
 
 std::string text_of(const Json& object, const char* key) {

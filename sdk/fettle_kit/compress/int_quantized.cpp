@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/compress/compressed_tensors.h"
+#include "fettle_kit/compress/grid_row.h"
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -39,37 +40,41 @@ class SignedInts final : public PackedMatrix {
     }
     const std::vector<std::int64_t> shape =
         whole ? std::vector<std::int64_t>{1} : std::vector<std::int64_t>{rows, groups};
-    FETTLE_ASSIGN(std::vector<float> scales, read_scales(c, m.name + ".weight_scale", {shape}));
-    auto matrix = std::unique_ptr<SignedInts>(new SignedInts(rows, cols, groups, *weight));
-    matrix->scales_ = std::move(scales);
-    if (whole) matrix->scales_.resize(static_cast<std::size_t>(rows), matrix->scales_[0]);
-    matrix->zeros_.resize(matrix->scales_.size());
+    FETTLE_TRY(read_scales(c, m.name + ".weight_scale", {shape}));
+    auto matrix =
+        std::unique_ptr<SignedInts>(new SignedInts(rows, cols, groups, *weight, *c.find(m.name + ".weight_scale")));
     if (!m.weights.symmetric) {
       FETTLE_ASSIGN(const TensorView* const zeros, require_tensor(c, m.name + ".weight_zero_point", DType::i8, shape));
-      for (std::size_t i = 0; i < matrix->zeros_.size(); ++i)
-        matrix->zeros_[i] = static_cast<std::int8_t>(zeros->bytes[whole ? 0 : i]);
+      matrix->zeros_ = *zeros;
     }
     return std::unique_ptr<const PackedMatrix>(std::move(matrix));
   }
 
   void read(std::int64_t first, MutMatrix out) const override {
-    const std::int64_t span = cols() / groups_;
-    for (std::int64_t i = 0; i < out.rows; ++i)
-      for (std::int64_t j = 0; j < cols(); ++j) {
-        const auto at = static_cast<std::size_t>((first + i) * groups_ + j / span);
-        const auto code = static_cast<std::int8_t>(weight_.bytes[static_cast<std::size_t>((first + i) * cols() + j)]);
-        out(i, j) = scales_[at] * static_cast<float>(code - zeros_[at]);
-      }
+    // Signed bytes from -128 on are unsigned ones from 0 on, 128 away.
+    GridRow grids(groups_, 128);
+    std::vector<std::uint8_t> codes(static_cast<std::size_t>(cols()));
+    for (std::int64_t i = 0; i < out.rows; ++i) {
+      const std::byte* const signs = weight_.bytes.data() + (first + i) * cols();
+      for (std::size_t j = 0; j < codes.size(); ++j) codes[j] = static_cast<std::uint8_t>(signs[j] ^ std::byte{0x80});
+      read_row_of_scales(scales_, first + i, grids.scales);
+      if (zeros_)
+        for (std::size_t g = 0; g < grids.zeros.size(); ++g) {
+          const std::size_t at = zeros_->bytes.size() == 1 ? 0 : static_cast<std::size_t>((first + i) * groups_) + g;
+          grids.zeros[g] = static_cast<std::int8_t>(zeros_->bytes[at]) + 128;
+        }
+      grids.values(out.row(i), codes.data());
+    }
   }
 
  private:
-  SignedInts(std::int64_t rows, std::int64_t cols, std::int64_t groups, const TensorView& weight)
-      : PackedMatrix(rows, cols), groups_(groups), weight_(weight) {}
+  SignedInts(std::int64_t rows, std::int64_t cols, std::int64_t groups, const TensorView& weight,
+             const TensorView& scales)
+      : PackedMatrix(rows, cols), groups_(groups), weight_(weight), scales_(scales) {}
 
   std::int64_t groups_;
-  TensorView weight_;
-  std::vector<float> scales_;        // [rows, groups]
-  std::vector<std::int32_t> zeros_;  // [rows, groups]
+  TensorView weight_, scales_;
+  std::optional<TensorView> zeros_;
 };
 
 }  // namespace

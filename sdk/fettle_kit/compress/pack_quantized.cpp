@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/compress/compressed_tensors.h"
+#include "fettle_kit/compress/grid_row.h"
 #include "fettle_kit/compress/packing.h"
 
 #include <fmt/format.h>
@@ -8,16 +9,10 @@
 #include <tbb/parallel_for.h>
 
 #include <cstring>
-#include <limits>
+#include <optional>
 
 namespace fettle::kit {
 namespace {
-
-std::vector<std::uint32_t> words_of(const TensorView& t) {
-  std::vector<std::uint32_t> words(t.bytes.size() / 4);
-  if (!words.empty()) std::memcpy(words.data(), t.bytes.data(), t.bytes.size());
-  return words;
-}
 
 class PackedInts final : public PackedMatrix {
  public:
@@ -57,17 +52,13 @@ class PackedInts final : public PackedMatrix {
                         fmt::format("is {} {}, expected floats {}", info(scale->dtype).name, shape_text(scale->shape),
                                     shape_text(scale_shape)));
 
-    auto matrix = std::unique_ptr<PackedInts>(new PackedInts(rows, cols, groups, bits, *packed));
-    matrix->scales_.resize(static_cast<std::size_t>(scale->elements()));
-    info(scale->dtype).to_f32(scale->bytes.data(), matrix->scales_.data(), matrix->scales_.size());
-    if (whole) matrix->scales_.resize(static_cast<std::size_t>(rows), matrix->scales_[0]);
-    matrix->zeros_.assign(static_cast<std::size_t>(rows * groups), static_cast<std::uint8_t>(1U << (bits - 1)));
+    auto matrix = std::unique_ptr<PackedInts>(new PackedInts(rows, cols, groups, bits, *packed, *scale));
     if (!m.weights.symmetric) {
       if (whole)
         return bad_tensor(c, packed->name, "is asymmetric with strategy 'tensor', which pack-quantized does not know");
       FETTLE_ASSIGN(const TensorView* const zeros,
                     require_tensor(c, m.name + ".weight_zero_point", DType::i32, {words_for(rows, bits), groups}));
-      matrix->zeros_ = unpack_columns(words_of(*zeros), rows, groups, bits);
+      matrix->zeros_ = *zeros;
     }
     FETTLE_TRY(matrix->read_index(c, m));
     return std::unique_ptr<const PackedMatrix>(std::move(matrix));
@@ -77,27 +68,35 @@ class PackedInts final : public PackedMatrix {
     const auto width = static_cast<std::size_t>(words_for(cols(), bits_));
     std::vector<std::uint32_t> words(width);
     std::vector<std::uint8_t> codes(static_cast<std::size_t>(cols()));
+    GridRow grids(groups_, 1 << (bits_ - 1), group_of_);
     for (std::int64_t i = 0; i < out.rows; ++i) {
       std::memcpy(words.data(), packed_.bytes.data() + static_cast<std::size_t>(first + i) * width * 4, width * 4);
       unpack_codes(words, bits_, codes);
-      for (std::int64_t j = 0; j < cols(); ++j) {
-        const auto at = static_cast<std::size_t>((first + i) * groups_ + group_of_[static_cast<std::size_t>(j)]);
-        out(i, j) = scales_[at] * static_cast<float>(codes[static_cast<std::size_t>(j)] - zeros_[at]);
-      }
+      read_row_of_scales(scales_, first + i, grids.scales);
+      if (zeros_)
+        for (std::int64_t g = 0; g < groups_; ++g) grids.zeros[static_cast<std::size_t>(g)] = zero(first + i, g);
+      grids.values(out.row(i), codes.data());
     }
   }
 
  private:
-  PackedInts(std::int64_t rows, std::int64_t cols, std::int64_t groups, int bits, const TensorView& packed)
-      : PackedMatrix(rows, cols), groups_(groups), bits_(bits), packed_(packed) {}
+  PackedInts(std::int64_t rows, std::int64_t cols, std::int64_t groups, int bits, const TensorView& packed,
+             const TensorView& scales)
+      : PackedMatrix(rows, cols), groups_(groups), bits_(bits), packed_(packed), scales_(scales) {}
+
+  /// Those of a group are a stream of bits down its column of words.
+  std::int32_t zero(std::int64_t row, std::int64_t group) const {
+    const std::int64_t bit = row * bits_, word = bit / 32;
+    const auto at = [&](std::int64_t w) { return std::uint64_t{word_at(*zeros_, w * groups_ + group)}; };
+    const std::uint64_t stream = at(word) | (bit % 32 + bits_ > 32 ? at(word + 1) << 32 : 0);
+    return static_cast<std::int32_t>(stream >> (bit % 32) & ((1U << bits_) - 1));
+  }
 
   /// Columns lie in the groups of their neighbours, or where weight_g_idx says (releases before 0.19).
   Status read_index(const Checkpoint& c, const CompressedModule& m) {
-    group_of_.resize(static_cast<std::size_t>(cols()));
-    for (std::int64_t j = 0; j < cols(); ++j)
-      group_of_[static_cast<std::size_t>(j)] = static_cast<std::int32_t>(j / (cols() / groups_));
     if (c.find(m.name + ".weight_g_idx") == nullptr) return {};
     FETTLE_ASSIGN(const TensorView* const index, require_tensor(c, m.name + ".weight_g_idx", DType::i32, {cols()}));
+    group_of_.resize(static_cast<std::size_t>(cols()));
     std::memcpy(group_of_.data(), index->bytes.data(), index->bytes.size());
     for (const std::int32_t g : group_of_)
       if (g < 0 || g >= groups_)
@@ -107,10 +106,9 @@ class PackedInts final : public PackedMatrix {
 
   std::int64_t groups_;
   int bits_;
-  TensorView packed_;
-  std::vector<float> scales_;        // [rows, groups]
-  std::vector<std::uint8_t> zeros_;  // [rows, groups]
-  std::vector<std::int32_t> group_of_;
+  TensorView packed_, scales_;
+  std::optional<TensorView> zeros_;
+  std::vector<std::int32_t> group_of_;  // empty: neighbours
 };
 
 }  // namespace

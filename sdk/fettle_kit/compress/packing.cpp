@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/compress/packing.h"
 
+#include "fettle_kit/tensor/every_isa.h"
+
 #include <algorithm>
 
 namespace fettle::kit {
@@ -36,6 +38,15 @@ void unpack_32(const std::uint32_t* words, std::uint8_t* codes) {
   }
 }
 
+/// The most frequent width, in lanes: the bytes of a little-endian machine hold two codes each, the first one low.
+FETTLE_EVERY_ISA void unpack_nibbles(const std::uint8_t* __restrict bytes, std::uint8_t* __restrict codes,
+                                     std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i) {
+    codes[2 * i] = bytes[i] & 15U;
+    codes[2 * i + 1] = bytes[i] >> 4;
+  }
+}
+
 using Pack = void (*)(const std::uint8_t*, std::uint32_t*);
 using Unpack = void (*)(const std::uint32_t*, std::uint8_t*);
 constexpr Pack packers[9] = {nullptr,    pack_32<1>, pack_32<2>, pack_32<3>, pack_32<4>,
@@ -62,7 +73,8 @@ void pack_codes(std::span<const std::uint8_t> codes, int bits, std::span<std::ui
 void unpack_codes(std::span<const std::uint32_t> words, int bits, std::span<std::uint8_t> codes) {
   const Unpack unpack = unpackers[bits];
   const std::size_t whole = codes.size() / 32;
-  for (std::size_t i = 0; i < whole; ++i)
+  if (bits == 4) unpack_nibbles(reinterpret_cast<const std::uint8_t*>(words.data()), codes.data(), whole * 16);
+  for (std::size_t i = 0; i < whole && bits != 4; ++i)
     unpack(words.data() + i * static_cast<std::size_t>(bits), codes.data() + i * 32);
   if (whole * 32 == codes.size()) return;
   const std::size_t done = whole * static_cast<std::size_t>(bits);

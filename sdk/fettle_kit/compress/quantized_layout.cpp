@@ -72,4 +72,9 @@ Result<std::vector<float>> read_scales(const Checkpoint& checkpoint, const std::
   return scales;
 }
 
+void read_row_of_scales(const TensorView& scales, std::int64_t row, std::span<float> out) {
+  const std::uint64_t first = scales.elements() == 1 ? 0 : static_cast<std::uint64_t>(row) * out.size();
+  info(scales.dtype).to_f32(scales.bytes.data() + bytes_of(scales.dtype, first), out.data(), out.size());
+}
+
 }  // namespace fettle::kit

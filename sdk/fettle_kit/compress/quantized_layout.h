@@ -4,7 +4,7 @@
 #include "fettle/result.h"
 #include "fettle_kit/compress/input_grid.h"
 #include "fettle_kit/io/checkpoint.h"
-#include "fettle_kit/tensor/matrix.h"
+#include "fettle_kit/tensor/row_source.h"
 
 #include <cstdint>
 #include <cstring>
@@ -16,16 +16,14 @@
 
 namespace fettle::kit {
 
-/// A matrix as a quantized checkpoint stores it, in several tensors. What it reads was checked when it was made.
+/// A matrix as a quantized checkpoint stores it, in several tensors, of which it copies nothing that grows with the
+/// matrix. What it reads was checked when it was made.
 /// [any thread]
-class PackedMatrix {
+class PackedMatrix : public RowSource {
  public:
   PackedMatrix(std::int64_t rows, std::int64_t cols) : rows_(rows), cols_(cols) {}
-  virtual ~PackedMatrix() = default;
   std::int64_t rows() const { return rows_; }
   std::int64_t cols() const { return cols_; }
-  /// out [n, cols()]: the values of the rows from `first` on. Reading 64 rows or so at a time is fast in every layout.
-  virtual void read(std::int64_t first, MutMatrix out) const = 0;
 
  private:
   std::int64_t rows_, cols_;
@@ -61,6 +59,8 @@ Result<const TensorView*> require_tensor(const Checkpoint& checkpoint, const std
 /// The numbers of a tensor of floats with one of these shapes, all of them finite; or corrupt_data as above.
 Result<std::vector<float>> read_scales(const Checkpoint& checkpoint, const std::string& name,
                                        const std::vector<std::vector<std::int64_t>>& shapes);
+/// A row of scales [rows, groups], or of one scale for the matrix.
+void read_row_of_scales(const TensorView& scales, std::int64_t row, std::span<float> out);
 /// "model.safetensors: tensor 'x' ..." as an error of that checkpoint.
 Status bad_tensor(const Checkpoint& checkpoint, std::string_view tensor, const std::string& problem);
 /// A 32-bit word of a tensor, which need not be aligned.

@@ -131,17 +131,20 @@ Status write_targets_part(const std::string& folder, const TargetsHeader& h, std
 }
 
 Status write_targets_head(const std::string& folder, const StoredMatrix& head) {
-  const bool plain = head.dtype == DType::f16 || head.dtype == DType::bf16;
+  const bool plain = head.source == nullptr && (head.dtype == DType::f16 || head.dtype == DType::bf16);
   const DType dtype = plain ? head.dtype : DType::f32;
   const std::string path = (std::filesystem::path(folder) / head_name).string();
   FETTLE_ASSIGN(SafetensorsWriter writer, SafetensorsWriter::create(path, {{"head", dtype, {head.rows, head.cols}}}));
-  const DTypeInfo& stored = info(head.dtype);
-  const std::int64_t row_bytes = head.cols / stored.block_elems * stored.block_bytes;
-  std::vector<float> row(size(head.cols));
-  for (std::int64_t i = 0; i < head.rows; ++i) {
-    const std::span<const std::byte> bytes(head.data + i * row_bytes, size(row_bytes));
-    if (!plain) stored.to_f32(bytes.data(), row.data(), row.size());
-    FETTLE_TRY(writer.append("head", plain ? bytes : bytes_of(row)));
+  if (plain) {
+    FETTLE_TRY(writer.append("head", {head.data, size(head.rows * head.cols * 2)}));
+    return writer.finish();
+  }
+  std::vector<float> rows;
+  for (std::int64_t first = 0, count = 0; first < head.rows; first += count) {
+    count = std::min<std::int64_t>(64, head.rows - first);
+    rows.resize(size(count * head.cols));
+    read_rows(MutMatrix(rows.data(), count, head.cols), head, first);
+    FETTLE_TRY(writer.append("head", bytes_of(rows)));
   }
   return writer.finish();
 }

@@ -24,6 +24,7 @@ ModelCost::ModelCost(const Input& model)
       context(model.number("context", 512)) {
   constexpr std::string_view plain[] = {"", "f32", "f16", "bf16", "mixed"};
   const std::string_view weights = model.attribute("weights");
+  bf16 = weights == "bf16" || weights == "gguf.BF16";
   packed =
       model.attribute("layout") == "hf" && std::find(std::begin(plain), std::end(plain), weights) == std::end(plain);
   if (const double heads = model.number("heads"); heads > 0) kv_share = model.number("kv_heads", heads) / heads;
@@ -34,12 +35,11 @@ double ModelCost::forward_bytes(double rows, Precision precision) const {
   const double at_once = std::max(16.0, (16 << 20) / std::max(1.0, vocab));  // Decoder::logit_rows()
   const double logits = std::min(rows, at_once) * vocab * sizeof(float);
   // A product of bf16 factors packs both (gemm_bf16.cpp): 4096 rows of weights, 2048 of activations, 2048 deep.
-  const double packed = precision == Precision::bf16 ? (4096 + std::min(rows, 2048.0)) * 2048 * 2 : 0;
-  return Decoder::forward_bytes(rows, hidden, ffn, width, width * kv_share) + logits + packed;
-}
-
-double ModelCost::unpacked_bytes() const {
-  return packed ? layers * (2 * hidden * hidden * (1 + kv_share) + 3 * hidden * ffn) * sizeof(float) : 0;
+  const double factors = precision == Precision::bf16 ? (4096 + std::min(rows, 2048.0)) * 2048 * 2 : 0;
+  // What no kernel multiplies with as it is stored becomes f32 panel by panel (panels.h).
+  const bool panels = packed || (precision == Precision::bf16 && !bf16);
+  const double panel = panels ? std::min<double>(kPanelWeights, hidden * std::max({width, ffn, vocab})) : 0;
+  return Decoder::forward_bytes(rows, hidden, ffn, width, width * kv_share) + logits + factors + panel * sizeof(float);
 }
 
 double ModelCost::cache_bytes(double positions) const {

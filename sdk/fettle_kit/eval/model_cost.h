@@ -13,12 +13,11 @@ struct ModelCost {
   /// Private bytes of Decoder::forward on `rows` tokens at once and of the logits of Decoder::logit_rows() of them.
   double forward_bytes(double rows, Precision precision = Precision::real) const;
   double cache_bytes(double positions) const;
-  /// Private bytes of the matrices of a quantized checkpoint, which become f32 in memory; 0 for others.
-  double unpacked_bytes() const;
   /// Products and sums of `tokens` tokens through all matrices; attention's own are left out.
   double flops(double tokens) const { return 2 * parameters * tokens; }
 
-  bool packed = false;  ///< a quantized Hugging Face checkpoint
+  bool packed = false;  ///< a quantized Hugging Face checkpoint, whose matrices are decoded while they are multiplied
+  bool bf16 = false;    ///< its weights are stored so
   double layers = 0, hidden = 0, ffn = 0, vocab = 0, kv_share = 1, parameters = 0, context = 0;
 };
 

@@ -7,6 +7,7 @@
 // order, the rectangles may follow the number of threads without changing the result.
 #include "fettle_kit/kernels/gemm.h"
 
+#include "fettle_kit/kernels/panels.h"
 #include "fettle_kit/kernels/scratch.h"
 
 #include <tbb/parallel_for.h>
@@ -178,6 +179,8 @@ struct StoredW {
   }
 };
 
+constexpr int64_t kGroup = 16;  // rows of w that a kernel takes together
+
 /// Weights that a kernel reads as they are stored.
 template <class Number>
 struct AsStored {
@@ -186,6 +189,7 @@ struct AsStored {
   int64_t stride;
   int64_t block_elems = 1, block_numbers = 1;  ///< elements of a block of the dtype, and the numbers that hold them
   static constexpr bool whole_depth = true;    ///< any depth at once
+  int64_t at_once() const { return kGroup; }   ///< rows
 
   std::pair<const Number*, ptrdiff_t> rows(int64_t j, int64_t, int64_t k, int64_t) const {
     return {data + j * stride + k / block_elems * block_numbers, stride};
@@ -197,6 +201,7 @@ struct Widened {
   void (*kernel)(float*, ptrdiff_t, const float*, ptrdiff_t, const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t, bool);
   const StoredW& stored;
   static constexpr bool whole_depth = false;
+  int64_t at_once() const { return kGroup; }
 
   std::pair<const float*, ptrdiff_t> rows(int64_t j, int64_t count, int64_t k, int64_t depth) const {
     float* const to = scratch(Scratch::rows, static_cast<std::size_t>(count * kPackedStride));
@@ -205,12 +210,27 @@ struct Widened {
   }
 };
 
+/// Weights from a source, some rows at a time, which stay in the second-level cache until they are multiplied.
+struct Made {
+  void (*kernel)(float*, ptrdiff_t, const float*, ptrdiff_t, const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t, bool);
+  const StoredMatrix& w;
+  static constexpr bool whole_depth = true;
+  int64_t at_once() const {
+    return std::clamp<int64_t>((int64_t{1} << 17) / std::max<int64_t>(w.cols, 1) / kGroup * kGroup, kGroup, 64);
+  }
+
+  std::pair<const float*, ptrdiff_t> rows(int64_t j, int64_t count, int64_t, int64_t) const {
+    float* const to = scratch(Scratch::rows, static_cast<std::size_t>(count * w.cols));
+    w.source->read(j, MutMatrix(to, count, w.cols));
+    return {to, w.cols};
+  }
+};
+
 /// y = x w' for at most kThinRows rows of x: each task streams some rows of w once.
 template <class W>
 void thin_product(MutMatrix y, ConstMatrix x, std::size_t row_bytes, bool accumulate, const KernelTable& t,
                   const W& w) {
   constexpr std::size_t kTaskBytes = 128 << 10;
-  constexpr int64_t kGroup = 16;  // rows of w that a kernel takes together
   const auto fitting = static_cast<int64_t>(kTaskBytes / std::max<std::size_t>(row_bytes, 1));
   const int64_t most = round_up(divide_up(y.cols, 4 * tbb::this_task_arena::max_concurrency()), kGroup);
   const int64_t chunk = std::clamp<int64_t>(fitting / kGroup * kGroup, kGroup, std::max<int64_t>(most, kGroup));
@@ -221,16 +241,17 @@ void thin_product(MutMatrix y, ConstMatrix x, std::size_t row_bytes, bool accumu
     t.transpose(buffer, x.rows, x.data, x.stride, x.rows, x.cols);
     by_depth = buffer;
   }
-  const int64_t block = W::whole_depth ? std::max<int64_t>(x.cols, 1) : kBlockDepth;
+  const int64_t block = W::whole_depth ? std::max<int64_t>(x.cols, 1) : kBlockDepth, at_once = w.at_once();
   parallel(divide_up(y.cols, chunk), [&](int64_t task) {
     const int64_t end = std::min(y.cols, (task + 1) * chunk);
-    for (int64_t j = task * chunk; j < end; j += kGroup) {
+    for (int64_t j = task * chunk; j < end; j += at_once) {
       int64_t k = 0;
       do {
-        const int64_t depth = std::min(block, x.cols - k), w_rows = std::min(kGroup, end - j);
+        const int64_t depth = std::min(block, x.cols - k), w_rows = std::min(at_once, end - j);
         const auto [weights, stride] = w.rows(j, w_rows, k, depth);
-        w.kernel(y.data + j, y.stride, by_depth + k * x.rows, x.rows, weights, stride, w_rows, depth,
-                 accumulate || k > 0);
+        for (int64_t g = 0; g < w_rows; g += kGroup)
+          w.kernel(y.data + j + g, y.stride, by_depth + k * x.rows, x.rows, weights + g * stride, stride,
+                   std::min(kGroup, w_rows - g), depth, accumulate || k > 0);
         k += depth;
       } while (k < x.cols);
     }
@@ -238,6 +259,14 @@ void thin_product(MutMatrix y, ConstMatrix x, std::size_t row_bytes, bool accumu
 }
 
 }  // namespace
+
+void read_rows(MutMatrix out, const StoredMatrix& w, int64_t first) {
+  if (w.source != nullptr) return w.source->read(first, out);
+  const DTypeInfo& type = info(w.dtype);
+  const std::size_t row_bytes = bytes_of(w.dtype, static_cast<std::uint64_t>(w.cols));
+  for (int64_t i = 0; i < out.rows; ++i)
+    type.to_f32(w.data + static_cast<std::size_t>(first + i) * row_bytes, out.row(i).data(), out.row(i).size());
+}
 
 void matmul_nt(MutMatrix y, ConstMatrix x, ConstMatrix w, bool accumulate, const KernelTable& t) {
   check(x.rows == y.rows && w.rows == y.cols && x.cols == w.cols, "matmul_nt", y, x.rows, w.rows, x.cols, w.cols);
@@ -259,6 +288,12 @@ void matmul_tn(MutMatrix y, ConstMatrix x, ConstMatrix w, bool accumulate, const
 
 void matmul_nt(MutMatrix y, ConstMatrix x, const StoredMatrix& w, bool accumulate, const KernelTable& t) {
   check(x.rows == y.rows && w.rows == y.cols && x.cols == w.cols, "matmul_nt", y, x.rows, w.rows, x.cols, w.cols);
+  if (w.source != nullptr && y.rows <= kThinRows)
+    return thin_product(y, x, static_cast<std::size_t>(w.cols) / 2, accumulate, t, Made{t.thin_f32, w});
+  if (w.source != nullptr)
+    return by_panels(w, [&](int64_t j, ConstMatrix panel) {
+      matmul_nt(MutMatrix(y.data + j, y.rows, panel.rows, y.stride), x, panel, accumulate, t);
+    });
   const DTypeInfo& type = info(w.dtype);
   check(w.cols % type.block_elems == 0 && type.to_f32 != nullptr, "matmul_nt: stored weights", y, x.rows, w.rows,
         x.cols, w.cols);

@@ -6,6 +6,7 @@
 // together. Blocks of K are whole slices, and between them the sums rest in y, so none of the sizes changes the result.
 #include "fettle_kit/kernels/gemm_bf16.h"
 
+#include "fettle_kit/kernels/panels.h"
 #include "fettle_kit/kernels/scratch.h"
 
 #include <tbb/parallel_for.h>
@@ -133,23 +134,14 @@ void matmul_bf16_nt(MutMatrix y, Bf16Operand x, Bf16Operand w, bool accumulate, 
 
 void matmul_bf16_nt(MutMatrix y, ConstMatrix x, const StoredMatrix& w, bool accumulate, const KernelTable& t) {
   check(x.rows == y.rows && w.rows == y.cols && x.cols == w.cols, "matmul_bf16_nt", y, x.rows, w.rows, x.cols, w.cols);
-  if (w.dtype == DType::bf16 && reinterpret_cast<std::uintptr_t>(w.data) % alignof(std::uint16_t) == 0) {
+  if (w.source == nullptr && w.dtype == DType::bf16 &&
+      reinterpret_cast<std::uintptr_t>(w.data) % alignof(std::uint16_t) == 0) {
     const Bf16Matrix stored{reinterpret_cast<const std::uint16_t*>(w.data), w.rows, w.cols, w.cols};
     return product(y, x.cols, x, false, stored, false, accumulate, *t.bf16);
   }
-  const DTypeInfo& type = info(w.dtype);
-  const int64_t row_bytes = w.cols / type.block_elems * type.block_bytes;
-  const int64_t panel = std::clamp<int64_t>((int64_t{4} << 20) / std::max<int64_t>(w.cols, 1), 1, w.rows);
-  std::vector<float> converted(static_cast<std::size_t>(panel * w.cols));
-  for (int64_t j = 0; j < w.rows; j += panel) {
-    const int64_t count = std::min(panel, w.rows - j);
-    parallel_parts(count, 16, [&](int64_t first, int64_t rows) {
-      type.to_f32(w.data + (j + first) * row_bytes, converted.data() + first * w.cols,
-                  static_cast<std::size_t>(rows * w.cols));
-    });
-    const MutMatrix part(y.data + j, y.rows, count, y.stride);
-    product(part, x.cols, x, false, ConstMatrix(converted.data(), count, w.cols), false, accumulate, *t.bf16);
-  }
+  by_panels(w, [&](int64_t j, ConstMatrix panel) {
+    product(MutMatrix(y.data + j, y.rows, panel.rows, y.stride), x.cols, x, false, panel, false, accumulate, *t.bf16);
+  });
 }
 
 void matmul_bf16_nn(MutMatrix y, Bf16Operand x, Bf16Operand w, bool accumulate, const KernelTable& t) {

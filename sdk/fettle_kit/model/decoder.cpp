@@ -92,10 +92,8 @@ Status Decoder::embed(MutMatrix x, std::span<const std::int32_t> ids) const {
               fmt::format("token id {} is outside the model's vocabulary of {}; were the tokens "
                           "made with another tokenizer?",
                           id, config().vocab)};
-  const std::uint64_t row_bytes = bytes_of(embedding_.dtype, static_cast<std::uint64_t>(embedding_.cols));
   tbb::parallel_for(std::int64_t{0}, x.rows, [&](std::int64_t i) {
-    const auto id = static_cast<std::uint64_t>(ids[static_cast<std::size_t>(i)]);
-    info(embedding_.dtype).to_f32(embedding_.data + id * row_bytes, x.row(i).data(), x.row(i).size());
+    read_rows(x.rows_from(i, 1), embedding_, ids[static_cast<std::size_t>(i)]);
     if (config().embedding_scale != 1)
       for (float& value : x.row(i)) value *= config().embedding_scale;
   });

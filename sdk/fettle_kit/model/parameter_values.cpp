@@ -5,6 +5,7 @@
 #include "fettle_kit/tensor/philox.h"
 
 #include <fmt/format.h>
+#include <tbb/blocked_range.h>
 #include <tbb/parallel_for.h>
 
 #include <algorithm>
@@ -19,8 +20,8 @@ std::uint64_t fnv1a(std::string_view text) {
   return hash;
 }
 
-/// Element `index` of a stream of normal numbers, by Marsaglia's polar method: arithmetic, square root and natural_log, so
-/// that it is the same everywhere.
+/// Element `index` of a stream of normal numbers, by Marsaglia's polar method: arithmetic, square root and natural_log,
+/// so that it is the same everywhere.
 double normal(std::uint64_t seed, std::uint64_t stream, std::uint64_t index) {
   for (std::uint32_t attempt = 0;; ++attempt) {
     const auto words =
@@ -103,10 +104,8 @@ Status read_values(MutMatrix values, const ModelTensor& tensor, const Weights& w
     std::copy(vector.begin(), vector.end(), values.data);
   } else {
     FETTLE_ASSIGN(const StoredMatrix stored, weights.matrix(tensor.name, tensor.shape[0], tensor.shape[1]));
-    const std::uint64_t row_bytes = bytes_of(stored.dtype, static_cast<std::uint64_t>(stored.cols));
-    tbb::parallel_for(std::int64_t{0}, stored.rows, [&](std::int64_t i) {
-      info(stored.dtype)
-          .to_f32(stored.data + static_cast<std::uint64_t>(i) * row_bytes, values.row(i).data(), values.row(i).size());
+    tbb::parallel_for(tbb::blocked_range<std::int64_t>(0, stored.rows, 64), [&](const auto& range) {
+      read_rows(values.rows_from(range.begin(), range.end() - range.begin()), stored, range.begin());
     });
   }
   FETTLE_ASSIGN(const std::int64_t heads, paired_heads(tensor, weights));

@@ -9,12 +9,7 @@
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
-#include <tbb/blocked_range.h>
-#include <tbb/parallel_for.h>
-#include <tbb/task_arena.h>
 
-#include <map>
-#include <mutex>
 #include <optional>
 #include <utility>
 
@@ -33,10 +28,20 @@ struct Weights::Source {
   std::optional<GgufReader> gguf;  // one of the two
   std::string architecture;        // of the GGUF file
 
-  const TensorView* find(const std::string& name) const {
-    if (gguf) return gguf->tensor(gguf_name(architecture, name));
+  /// A tensor of the model; both null if it is missing.
+  struct Found {
+    const TensorView* stored = nullptr;
+    const PackedMatrix* packed = nullptr;
+    std::vector<std::int64_t> shape;
+    explicit operator bool() const { return stored != nullptr || packed != nullptr; }
+  };
+  Found find(const std::string& name) const {
+    if (gguf) {
+      const TensorView* const tensor = gguf->tensor(gguf_name(architecture, name));
+      return tensor ? Found{tensor, nullptr, tensor->shape} : Found{};
+    }
     const DenseTensor* const tensor = checkpoint->find(name);
-    return tensor && tensor->packed ? unpacked(*tensor) : tensor ? tensor->stored : nullptr;
+    return tensor ? Found{tensor->stored, tensor->packed, tensor->shape} : Found{};
   }
   /// What a linear's inputs are rounded to.
   InputGrid inputs(const std::string& name) const {
@@ -46,8 +51,8 @@ struct Weights::Source {
   void drop(const std::string& name) const {
     if (gguf) {
       if (const TensorView* const tensor = gguf->tensor(gguf_name(architecture, name))) gguf->drop(*tensor);
-    } else if (const DenseTensor* const tensor = checkpoint->find(name); tensor && tensor->stored) {
-      checkpoint->stored().drop(*tensor->stored);
+    } else if (const DenseTensor* const tensor = checkpoint->find(name)) {
+      for (const TensorView* const part : tensor->parts) checkpoint->stored().drop(*part);
     }
   }
   /// The name as messages show it: as it stands in the file.
@@ -60,33 +65,6 @@ struct Weights::Source {
       for (const TensorView* tensor : checkpoint->stored().tensors()) total += tensor->bytes.size();
     return total;
   }
-
- private:
-  struct Unpacked {
-    std::vector<float> values;
-    TensorView view;
-  };
-
-  /// A matrix of a quantized checkpoint as f32, made when it is first asked for and kept.
-  const TensorView* unpacked(const DenseTensor& tensor) const {
-    const std::lock_guard lock(mutex_);
-    const auto [place, fresh] = unpacked_.try_emplace(tensor.name);
-    Unpacked& made = place->second;
-    if (!fresh) return &made.view;
-    const std::int64_t rows = tensor.packed->rows(), cols = tensor.packed->cols();
-    made.values.resize(static_cast<std::size_t>(rows * cols));
-    const MutMatrix all(made.values.data(), rows, cols);
-    tbb::this_task_arena::isolate([&] {
-      tbb::parallel_for(tbb::blocked_range<std::int64_t>(0, rows, 64), [&](const auto& range) {
-        tensor.packed->read(range.begin(), all.rows_from(range.begin(), range.end() - range.begin()));
-      });
-    });
-    made.view = {tensor.name, DType::f32, tensor.shape, std::as_bytes(std::span(made.values))};
-    return &made.view;
-  }
-
-  mutable std::mutex mutex_;
-  mutable std::map<std::string, Unpacked> unpacked_;
 };
 
 namespace {
@@ -135,31 +113,32 @@ const ModelConfig& Weights::config() const { return source_->config; }
 bool Weights::from_gguf() const { return source_->gguf.has_value(); }
 std::uint64_t Weights::bytes() const { return source_->bytes(); }
 
-Result<const TensorView*> Weights::find(const std::string& name, std::vector<std::int64_t> shape) const {
-  const TensorView* tensor = source_->find(name);
+Result<StoredMatrix> Weights::find(const std::string& name, std::vector<std::int64_t> shape) const {
+  const Source::Found found = source_->find(name);
   const auto fail = [&](Code code, const std::string& problem) {
     return Status(code, fmt::format("{}: tensor '{}' {}", source_->path, source_->stored_name(name), problem));
   };
-  if (!tensor) return fail(Code::corrupt_data, "is missing");
-  if (tensor->shape != shape)
-    return fail(Code::corrupt_data, fmt::format("has shape {}, but {} asks for {}", shown(tensor->shape),
+  if (!found) return fail(Code::corrupt_data, "is missing");
+  if (found.shape != shape)
+    return fail(Code::corrupt_data, fmt::format("has shape {}, but {} asks for {}", shown(found.shape),
                                                 from_gguf() ? "the metadata" : "config.json", shown(shape)));
-  const DTypeInfo& type = info(tensor->dtype);
-  if (!is_float(tensor->dtype) && type.block_elems == 1)
+  const std::int64_t rows = shape.size() == 2 ? shape[0] : 1, cols = shape.back();
+  if (found.packed) return StoredMatrix{nullptr, DType::f32, rows, cols, found.packed};
+  const DTypeInfo& type = info(found.stored->dtype);
+  if (!is_float(found.stored->dtype) && type.block_elems == 1)
     return fail(Code::unsupported, fmt::format("is of type {}, which does not hold weights", type.name));
   if (!type.to_f32) return fail(Code::unsupported, fmt::format("is of type {}, which cannot be read yet", type.name));
-  return tensor;
+  return StoredMatrix{found.stored->bytes.data(), found.stored->dtype, rows, cols};
 }
 
 Result<StoredMatrix> Weights::matrix(const std::string& name, std::int64_t rows, std::int64_t cols) const {
-  FETTLE_ASSIGN(const TensorView* tensor, find(name, {rows, cols}));
-  return StoredMatrix{tensor->bytes.data(), tensor->dtype, rows, cols};
+  return find(name, {rows, cols});
 }
 
 Result<std::vector<float>> Weights::vector(const std::string& name, std::int64_t size) const {
-  FETTLE_ASSIGN(const TensorView* tensor, find(name, {size}));
+  FETTLE_ASSIGN(const StoredMatrix stored, find(name, {size}));
   std::vector<float> values(static_cast<std::size_t>(size));
-  info(tensor->dtype).to_f32(tensor->bytes.data(), values.data(), values.size());
+  read_rows(MutMatrix(values.data(), 1, size), stored, 0);
   return values;
 }
 

@@ -3,7 +3,6 @@
 
 #include "fettle/result.h"
 #include "fettle_kit/compress/input_grid.h"
-#include "fettle_kit/io/safetensors.h"
 #include "fettle_kit/kernels/gemm.h"
 #include "fettle_kit/model/config.h"
 
@@ -38,7 +37,7 @@ struct BlockWeights {
 class Weights {
  public:
   /// `path`: a checkpoint folder, a GGUF file, or a folder that holds one GGUF file. The matrices of a quantized
-  /// checkpoint become f32 in memory when they are first asked for.
+  /// checkpoint are sources of rows, which never become f32 as a whole.
   static Result<Weights> open(const std::string& path);
 
   const ModelConfig& config() const;
@@ -60,7 +59,8 @@ class Weights {
  private:
   struct Source;
   explicit Weights(std::shared_ptr<const Source> source) : source_(std::move(source)) {}
-  Result<const TensorView*> find(const std::string& name, std::vector<std::int64_t> shape) const;
+  /// A vector is one row.
+  Result<StoredMatrix> find(const std::string& name, std::vector<std::int64_t> shape) const;
   Result<std::vector<float>> norm(const std::string& name, std::int64_t size) const;
   Result<Linear> linear(const std::string& name, std::int64_t out, std::int64_t in, bool bias,
                         std::int64_t heads = 0) const;
