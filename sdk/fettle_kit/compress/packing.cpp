@@ -103,21 +103,4 @@ std::vector<std::uint32_t> pack_columns(std::span<const std::uint8_t> codes, std
   return words;
 }
 
-std::vector<std::uint8_t> unpack_columns(std::span<const std::uint32_t> words, std::int64_t rows, std::int64_t cols,
-                                         int bits) {
-  std::vector<std::uint8_t> codes(static_cast<std::size_t>(rows * cols));
-  for (std::int64_t first = 0; first < rows; first += 32) {
-    const std::int64_t n = std::min<std::int64_t>(32, rows - first), top = first * bits / 32;
-    for (std::int64_t j = 0; j < cols; ++j) {
-      std::uint8_t column[32] = {};
-      std::uint32_t packed[8] = {};
-      for (std::int64_t i = 0; i < words_for(n, bits); ++i)
-        packed[i] = words[static_cast<std::size_t>((top + i) * cols + j)];
-      unpackers[bits](packed, column);
-      for (std::int64_t i = 0; i < n; ++i) codes[static_cast<std::size_t>((first + i) * cols + j)] = column[i];
-    }
-  }
-  return codes;
-}
-
 }  // namespace fettle::kit

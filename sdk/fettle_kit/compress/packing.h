@@ -19,8 +19,5 @@ void unpack_codes(std::span<const std::uint32_t> words, int bits, std::span<std:
 /// own.
 std::vector<std::uint32_t> pack_columns(std::span<const std::uint8_t> codes, std::int64_t rows, std::int64_t cols,
                                         int bits);
-/// Codes [rows, cols] from such words.
-std::vector<std::uint8_t> unpack_columns(std::span<const std::uint32_t> words, std::int64_t rows, std::int64_t cols,
-                                         int bits);
 
 }  // namespace fettle::kit

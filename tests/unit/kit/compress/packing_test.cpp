@@ -53,12 +53,13 @@ TEST(PackedColumns, PacksColumnsAsStreamsOfTheirOwn) {
     for (std::size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<std::uint8_t>((i * 7) & ((1U << bits) - 1));
     const auto words = pack_columns(codes, rows, cols, bits);
     ASSERT_EQ(words.size(), static_cast<std::size_t>(words_for(rows, bits) * cols));
-    EXPECT_EQ(unpack_columns(words, rows, cols, bits), codes);
-    std::vector<std::uint8_t> column;
-    for (std::int64_t i = 0; i < rows; ++i) column.push_back(codes[static_cast<std::size_t>(i * cols + 1)]);
-    std::vector<std::uint32_t> alone(static_cast<std::size_t>(words_for(rows, bits)));
-    pack_codes(column, bits, alone);
-    for (std::size_t k = 0; k < alone.size(); ++k) ASSERT_EQ(words[k * cols + 1], alone[k]);
+    for (std::size_t j = 0; j < cols; ++j) {
+      std::vector<std::uint8_t> column;
+      for (std::size_t i = 0; i < rows; ++i) column.push_back(codes[i * cols + j]);
+      std::vector<std::uint32_t> alone(static_cast<std::size_t>(words_for(rows, bits)));
+      pack_codes(column, bits, alone);
+      for (std::size_t k = 0; k < alone.size(); ++k) ASSERT_EQ(words[k * cols + j], alone[k]);
+    }
   }
 }
 
