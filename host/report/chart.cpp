@@ -60,9 +60,10 @@ std::string opened(const Frame& frame, std::string_view x_name, std::string_view
     svg += fmt::format(R"(<text class="axis" x="{:.1f}" y="{:.1f}" text-anchor="middle">{}</text>)"
                        "\n",
                        frame.at_x(frame.x.tick(i)), kHeight - kBottom + 16, tick_text(frame.x.tick(i), frame.x.step));
-  svg += fmt::format(R"(<text class="axis" x="{:.1f}" y="{:.1f}" text-anchor="end">{}</text>)"
-                     "\n",
-                     kWidth - kRight, kHeight - 6, html_escaped(x_name));
+  if (!x_name.empty())
+    svg += fmt::format(R"(<text class="axis" x="{:.1f}" y="{:.1f}" text-anchor="end">{}</text>)"
+                       "\n",
+                       kWidth - kRight, kHeight - 6, html_escaped(x_name));
   if (!y_name.empty())
     svg += fmt::format(R"(<text class="axis" x="{:.1f}" y="{:.1f}">{}</text>)"
                        "\n",

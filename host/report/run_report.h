@@ -63,9 +63,9 @@ struct RunReport {
 /// Errors: not_found; corrupt_data for what is no run record, or one of a later format.
 Result<RunReport> read_run_report(const std::string& path);
 
-/// Tables for a terminal: steps, the metrics of each technique side by side, gates, outputs.
+/// Tables for a terminal: steps, the metrics of each technique side by side, how losses fell, gates, outputs.
 std::string run_report_text(const RunReport& report, bool utf8);
-/// The metrics tables and gates as Markdown, to be pasted into a page.
+/// The tables of metrics and losses, and gates, as Markdown, to be pasted into a page.
 std::string run_report_markdown(const RunReport& report);
 /// One self-contained page: the above, curves of every series, size against quality, digests. The same record gives the
 /// same bytes.

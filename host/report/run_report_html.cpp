@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "host/report/chart.h"
+#include "host/report/curves.h"
 #include "host/report/metric_tables.h"
 #include "host/report/quantity.h"
 #include "host/report/run_report.h"
@@ -71,23 +72,11 @@ std::string gates_html(const RunReport& report) {
   return table.empty() ? "" : "<h2>Gates</h2>\n" + table_html(table);
 }
 
-/// Series of one name that steps of one technique reported share a chart.
 std::string series_html(const RunReport& report) {
   std::string html;
-  std::vector<std::pair<std::string, std::string>> seen;
-  for (const RunReport::Step& first : report.steps)
-    for (const RunReport::Series& series : first.series) {
-      const std::pair key{first.technique, series.name};
-      if (std::find(seen.begin(), seen.end(), key) != seen.end()) continue;
-      seen.push_back(key);
-      std::vector<ChartLine> lines;
-      for (const RunReport::Step& step : report.steps)
-        for (const RunReport::Series& other : step.series)
-          if (step.technique == first.technique && other.name == series.name)
-            lines.push_back({step.name, other.points});
-      html += fmt::format("<h2>{} of {}</h2>\n{}", html_escaped(series.name), html_escaped(first.technique),
-                          line_chart(lines));
-    }
+  for (const Curves& chart : curves_of(report))
+    html += fmt::format("<h2>{} of {}</h2>\n{}", html_escaped(chart.name), html_escaped(chart.technique),
+                        line_chart(chart.lines));
   return html;
 }
 

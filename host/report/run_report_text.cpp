@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "host/report/curves.h"
 #include "host/report/metric_tables.h"
 #include "host/report/quantity.h"
 #include "host/report/run_report.h"
@@ -42,6 +43,7 @@ Table outputs_table(const RunReport& report) {
 std::string run_report_text(const RunReport& report, bool utf8) {
   std::string text = steps_table(report).text();
   for (const Table& metrics : metric_tables(report, utf8)) text += "\n" + metrics.text();
+  for (const Table& losses : loss_tables(report, utf8)) text += "\n" + losses.text();
   std::string gates;
   for (const RunReport::Step& step : report.steps)
     for (const RunReport::Gate& g : step.gates)
@@ -56,6 +58,7 @@ std::string run_report_text(const RunReport& report, bool utf8) {
 std::string run_report_markdown(const RunReport& report) {
   std::string text;
   for (const Table& metrics : metric_tables(report, true)) text += (text.empty() ? "" : "\n") + metrics.markdown();
+  for (const Table& losses : loss_tables(report, true)) text += (text.empty() ? "" : "\n") + losses.markdown();
   Table gates({"step", "gate", "measured", "verdict"});
   for (const RunReport::Step& step : report.steps)
     for (const RunReport::Gate& g : step.gates)

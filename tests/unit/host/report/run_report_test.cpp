@@ -50,6 +50,8 @@ TEST_F(RunReportTest, ShowsTheTablesOfARun) {
   EXPECT_THAT(text, HasSubstr("by_a   eval.compare    cached    (500 ms)"));
   EXPECT_THAT(text, HasSubstr("late   eval.compare    failed           -"));
   EXPECT_THAT(text, HasSubstr("by_a          2.00 MiB  0.500 +- 0.010"));
+  EXPECT_THAT(text, HasSubstr("loss of train.pretrain  first  least  last\n"));
+  EXPECT_THAT(text, HasSubstr("train                       7   4.25  4.25\n"));
   EXPECT_THAT(text, HasSubstr("gate of by_a: not met: kl <= 0.4 (kl = 0.5)"));
   EXPECT_THAT(text, HasSubstr("m       written  1.50 KiB  /nowhere/m"));
   EXPECT_THAT(text, HasSubstr("1 min 02 s in all\n"));
@@ -61,6 +63,8 @@ TEST_F(RunReportTest, GivesItsTablesAsMarkdown) {
   EXPECT_EQ(run_report_markdown(*report),
             "| eval.compare | bytes | kl |\n|---|---:|---:|\n| by_a | 2.00 MiB | 0.500 \u00b1 0.010 |\n"
             "| by_b | 4.00 MiB | 0.25 |\n\n"
+            "| loss of train.pretrain | first | least | last | curve |\n|---|---:|---:|---:|---|\n"
+            "| train | 7 | 4.25 | 4.25 | \u2588\u2584\u2581 |\n\n"
             "| step | gate | measured | verdict |\n|---|---|---|---|\n| by_a | `kl <= 0.4` | kl = 0.5 | not met |\n");
 }
 
@@ -73,6 +77,25 @@ TEST_F(RunReportTest, DrawsCurvesAndSizeAgainstQualityOnOnePage) {
                           HasSubstr("late: no luck")));
   EXPECT_THAT(html, Not(HasSubstr("nan")));
   EXPECT_EQ(html, run_report_html(*report));
+}
+
+TEST_F(RunReportTest, ShowsLossesFirstAndTheHeldOutOneBesideThem) {
+  const auto report = read_run_report(record(R"({
+    "fettle_run": 1, "steps": [{"name": "trained", "technique": "train.pretrain", "series": {
+      "gradient_norm": [[1, 2.0]], "held_out_loss": [[0, 6.5], [64, 5]], "loss": [[1, 7], [32, 5.5], [64, 4]],
+      "held_out_share": [[1, 0.5]]}}]})"));
+  ASSERT_TRUE(report.ok()) << report.error().message();
+  EXPECT_EQ(run_report_markdown(*report),
+            "| loss of train.pretrain | first | least | last | curve |\n|---|---:|---:|---:|---|\n"
+            "| trained | 7 | 4 | 4 | \u2588\u2585\u2581 |\n"
+            "| trained, held out | 6.5 | 5 | 5 | \u2588\u2581 |\n");
+  const std::string html = run_report_html(*report);
+  const std::size_t loss = html.find("<h2>loss of train.pretrain</h2>"), norm = html.find("<h2>gradient_norm of");
+  ASSERT_NE(loss, std::string::npos);
+  EXPECT_LT(loss, norm);
+  EXPECT_EQ(html.find("<h2>held_out_loss"), std::string::npos);
+  EXPECT_THAT(html, HasSubstr("<h2>held_out_share of train.pretrain</h2>"));  // there is no share to go with
+  EXPECT_LT(html.find("<title>trained, held out</title>"), norm);
 }
 
 TEST_F(RunReportTest, RefusesWhatIsNoRecord) {
