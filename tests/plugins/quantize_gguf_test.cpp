@@ -185,6 +185,43 @@ TEST(QuantizeGguf, LeavesRowsAloneWhereLlamaCppDoes) {
             f32_of(*file->tensor("blk.0.attn_q.weight")));
 }
 
+/// Rows of the file's one tensor are those that the checkpoint stores as one, and stand as they are.
+TEST(QuantizeGguf, KeepsFusedTensorsOfPhi3Whole) {
+  const std::string folder = Sample{.tied = false, .model_type = "phi3"}.write();
+  const StepResult r = quantize(folder).param("type", "BF16").run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  const auto file = GgufReader::open(file_of(r));
+  ASSERT_TRUE(file.ok()) << file.error().message();
+  const auto shard = SafetensorsReader::open(folder + "/model.safetensors");
+  for (const auto& [gguf, hf] : {std::pair{"blk.1.attn_qkv.weight", "model.layers.1.self_attn.qkv_proj.weight"},
+                                 std::pair{"blk.0.ffn_up.weight", "model.layers.0.mlp.gate_up_proj.weight"}}) {
+    const TensorView *found = file->tensor(gguf), *stored = nullptr;
+    for (const TensorView& t : shard->tensors())
+      if (t.name == hf) stored = &t;
+    ASSERT_TRUE(found && stored) << gguf;
+    EXPECT_EQ(found->shape, stored->shape);
+    EXPECT_TRUE(std::equal(found->bytes.begin(), found->bytes.end(), stored->bytes.begin(), stored->bytes.end()));
+  }
+  EXPECT_EQ(file->tensors().size(), 3 + 2 * 6U);
+}
+
+/// attn_qkv counts as attn_v, ffn_up as itself.
+TEST(QuantizeGguf, ChoosesTypesOfFusedTensorsAsLlamaCppDoes) {
+  const auto type = [](const char* mix, int layer, const char* name) {
+    const StepResult r = quantize(Sample{.layers = 8, .model_type = "phi3"}.write()).param("type", mix).run();
+    EXPECT_TRUE(r.ok()) << r.message;
+    const std::string file = file_of(r);
+    return GgufReader::open(file)->tensor(fmt::format("blk.{}.{}.weight", layer, name))->dtype;
+  };
+  EXPECT_EQ(type("Q4_K_M", 0, "attn_qkv"), DType::q6_k);  // the first eighth
+  EXPECT_EQ(type("Q4_K_M", 1, "attn_qkv"), DType::q4_k);
+  EXPECT_EQ(type("Q4_K_M", 3, "attn_qkv"), DType::q6_k);  // every third between
+  EXPECT_EQ(type("Q4_K_M", 3, "ffn_up"), DType::q4_k);
+  EXPECT_EQ(type("Q3_K_M", 1, "attn_qkv"), DType::q5_k);
+  EXPECT_EQ(type("Q3_K_M", 2, "attn_qkv"), DType::q4_k);
+  EXPECT_EQ(type("Q2_K", 5, "attn_qkv"), DType::q3_k);
+}
+
 TEST(QuantizeGguf, SameBytesForAnyNumberOfThreads) {
   const std::string folder = Sample{.hidden = 512, .ffn = 1024}.write();
   for (const char* type : {"Q4_K_M", "IQ3_S"}) {
@@ -309,11 +346,10 @@ TEST(QuantizeGguf, RefusesUnknownPreTokenizersUnlessNamed) {
 }
 
 TEST(QuantizeGguf, RefusesOtherFamiliesByName) {
-  const StepResult r = quantize(Sample{.model_type = "phi3"}.write()).run();
-  EXPECT_EQ(
-      r.message,
-      "config.json: model type 'phi3' cannot be written as GGUF; supported are llama, mistral, qwen2, qwen3, gemma2 "
-      "and gemma3_text");
+  const StepResult r = quantize(Sample{.model_type = "falcon"}.write()).run();
+  EXPECT_EQ(r.message,
+            "config.json: model type 'falcon' cannot be written as GGUF; supported are llama, mistral, qwen2, qwen3, "
+            "phi3, gemma2 and gemma3_text");
 }
 
 TEST(GgufLayout, RefusesAGemma2ThatLlamaCppWouldComputeOtherwise) {

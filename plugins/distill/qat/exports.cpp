@@ -61,7 +61,7 @@ Result<std::vector<Export>> gguf_exports(const Params& p, const Checkpoint& stud
   std::map<std::string, DType> types;
   std::map<std::string, int> elsewhere;  // what becomes of rows that the block does not divide
   for (std::size_t i = 0; i < layouts.size(); ++i) {
-    types[layouts[i].hf_name] = choices[i].type;
+    for (const std::string& part : layouts[i].parts) types[part] = choices[i].type;
     if (choices[i].wanted)
       ++elsewhere[fmt::format("rows of {} are stored as {} instead of {}", layouts[i].shape.back(),
                               info(choices[i].type).name, info(*choices[i].wanted).name)];

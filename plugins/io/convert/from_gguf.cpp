@@ -43,7 +43,7 @@ Result<std::map<std::string, Moved>> moved_tensors(const GgufReader& file, const
                                                    std::int64_t head_dim) {
   std::map<std::string, Moved> out;
   for (const TensorView& t : file.tensors()) {
-    if (t.name == "rope_freqs.weight") continue;  // config.json says it in words
+    if (is_gguf_rope_factors(t.name)) continue;  // config.json says it in words
     const std::string name = hf_name(architecture, t.name);
     const auto fail = [&](const std::string& problem) {
       return Status(Code::unsupported, fmt::format("{}: tensor '{}' {}", file.path(), t.name, problem));

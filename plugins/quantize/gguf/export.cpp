@@ -107,7 +107,7 @@ class Parts {
 /// The stages of the pipeline and what they share.
 class Writer {
  public:
-  Writer(Parts& file, const Checkpoint& model, const Plan& plan, const Options& options, const Progress& progress)
+  Writer(Parts& file, const DenseCheckpoint& model, const Plan& plan, const Options& options, const Progress& progress)
       : file_(file),
         model_(model),
         plan_(plan),
@@ -151,7 +151,8 @@ class Writer {
       return {};
     }
     const auto [rows, cols] = row_shape(plan_.tensors[tensor_]);
-    Chunk chunk{tensor_, row_, std::min(rows - row_, std::max<std::int64_t>(1, kChunkWeights / cols)), false, {}};
+    const std::int64_t most = rows_at_once(plan_.tensors[tensor_], kChunkWeights / cols);
+    Chunk chunk{tensor_, row_, std::min(rows - row_, most), false, {}};
     row_ += chunk.rows;
     chunk.last = row_ == rows;
     return chunk;
@@ -163,12 +164,11 @@ class Writer {
     const std::int64_t cols = row_shape(t).cols;
     const DType type = t.choice.type;
     chunk.bytes.resize(bytes_of(type, static_cast<std::uint64_t>(chunk.rows * cols)));
-    if (t.source == nullptr) {  // the only computed tensor
-      const auto factors = gguf_rope_factors(model_.config());
-      std::memcpy(chunk.bytes.data(), factors.data(), chunk.bytes.size());
+    if (t.sources.empty()) {
+      std::memcpy(chunk.bytes.data(), t.layout.factors.data(), chunk.bytes.size());
       return chunk;
     }
-    const std::int64_t strip = std::max<std::int64_t>(1, kStripWeights / cols);
+    const std::int64_t strip = rows_at_once(t, kStripWeights / cols);
     std::vector<float> x(static_cast<std::size_t>(std::min(strip, chunk.rows) * cols));
     std::byte* out = chunk.bytes.data();
     for (std::int64_t done = 0; done < chunk.rows; done += strip) {
@@ -210,7 +210,9 @@ class Writer {
       fail({}, std::move(written));
       return;
     }
-    if (chunk.last && t.source != nullptr) model_.drop(*t.source);
+    if (chunk.last)
+      for (const DenseTensor* source : t.sources)
+        for (const TensorView* part : source->parts) model_.stored().drop(*part);
     done_ += chunk.rows * row_shape(t).cols;
     progress_.report(static_cast<std::uint64_t>(done_), static_cast<std::uint64_t>(total_));
   }
@@ -228,7 +230,7 @@ class Writer {
   }
 
   Parts& file_;
-  const Checkpoint& model_;
+  const DenseCheckpoint& model_;
   const Plan& plan_;
   const Options& options_;
   const Progress& progress_;
@@ -244,7 +246,7 @@ class Writer {
 
 }  // namespace
 
-Result<std::vector<std::string>> write_files(const std::string& folder, const Checkpoint& model, const Plan& plan,
+Result<std::vector<std::string>> write_files(const std::string& folder, const DenseCheckpoint& model, const Plan& plan,
                                              const Options& options, const Progress& progress) {
   FETTLE_ASSIGN(Parts parts, Parts::of(folder, plan, options.part_bytes));
   Writer writer(parts, model, plan, options, progress);

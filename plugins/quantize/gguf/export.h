@@ -2,7 +2,7 @@
 #pragma once
 
 #include "fettle/result.h"
-#include "fettle_kit/io/checkpoint.h"
+#include "fettle_kit/compress/dense_checkpoint.h"
 
 #include "plan.h"
 
@@ -22,8 +22,8 @@ struct Progress {
 /// converted and quantized in parallel on the caller's TBB arena and written in order meanwhile. Private memory is a
 /// few MiB a thread, whatever the model. Same bytes for any thread count. Returns notes about weights that are no
 /// numbers (only with keep_nan; otherwise they are an error).
-fettle::Result<std::vector<std::string>> write_files(const std::string& folder, const fettle::kit::Checkpoint& model,
-                                                     const Plan& plan, const Options& options,
-                                                     const Progress& progress);
+fettle::Result<std::vector<std::string>> write_files(const std::string& folder,
+                                                     const fettle::kit::DenseCheckpoint& model, const Plan& plan,
+                                                     const Options& options, const Progress& progress);
 
 }  // namespace quantize_gguf

@@ -48,8 +48,8 @@ std::string fallback_warning(const std::vector<PlannedTensor>& tensors, std::str
 }
 
 /// A config.json that contradicts the tensors would go into the metadata, and the file would load nowhere.
-Status check_config(const Checkpoint& model) {
-  FETTLE_ASSIGN(const Weights weights, Weights::open(model.folder()));
+Status check_config(const DenseCheckpoint& model) {
+  FETTLE_ASSIGN(const Weights weights, Weights::open(model.stored().folder()));
   FETTLE_TRY(weights.embedding());
   FETTLE_TRY(weights.head());
   FETTLE_TRY(weights.final_norm());
@@ -169,26 +169,34 @@ std::int64_t Plan::weights() const {
   return total;
 }
 
-Result<Plan> plan_export(const Checkpoint& model, const Options& options, const Importance* importance,
+Result<Plan> plan_export(const DenseCheckpoint& model, const Options& options, const Importance* importance,
                          const std::function<bool()>& cancelled) {
-  const Json& config = model.config();
+  const Json& config = model.stored().config();
   Plan plan;
   std::vector<TensorSpec> specs;
-  for (const TensorView* t : model.tensors()) specs.push_back({t->name, t->dtype, t->shape});
+  for (const DenseTensor& t : model.tensors())
+    specs.push_back({t.name, t.stored ? t.stored->dtype : DType::f32, t.shape});
   FETTLE_ASSIGN(std::vector<GgufTensor> layouts, gguf_tensors(config, specs));
   FETTLE_TRY(check_config(model));
 
   std::vector<GgufMixTensor> mix_tensors;
   for (GgufTensor& layout : layouts) {
     PlannedTensor t;
-    t.source = layout.hf_name.empty() ? nullptr : model.find(layout.hf_name);
-    if (t.source != nullptr) {
-      plan.parameters += t.source->elements();
-      if (!is_float(t.source->dtype) || info(t.source->dtype).to_f32 == nullptr)
-        return Status(Code::unsupported,
-                      fmt::format("tensor '{}' is {}; only plain floats can be quantized: start from the "
-                                  "original checkpoint",
-                                  layout.hf_name, info(t.source->dtype).name));
+    for (const std::string& name : layout.parts) {
+      const DenseTensor* source = model.find(name);
+      t.sources.push_back(source);
+      for (const TensorView* part : source->parts) plan.source_bytes += part->bytes.size();
+      if (source->packed == nullptr && (!is_float(layout.source) || info(layout.source).to_f32 == nullptr))
+        return Status(
+            Code::unsupported,
+            fmt::format("tensor '{}' is {}, and config.json does not say how to read it as floats: start from "
+                        "the original checkpoint",
+                        layout.hf_name, info(layout.source).name));
+    }
+    if (!t.sources.empty()) {
+      std::int64_t elements = 1;
+      for (const std::int64_t n : layout.shape) elements *= n;
+      plan.parameters += elements;
     }
     if (layout.name == "token_embd.weight" &&
         (layout.shape.empty() || layout.shape[0] != integer(config, "vocab_size")))
@@ -205,14 +213,15 @@ Result<Plan> plan_export(const Checkpoint& model, const Options& options, const 
   }
   if (options.target) {
     // The id of the type is known later, but not how many bytes it takes.
-    FETTLE_ASSIGN(plan.metadata, all_metadata(model, options.metadata, 0, importance, plan.parameters));
+    FETTLE_ASSIGN(plan.metadata, all_metadata(model.stored(), options.metadata, 0, importance, plan.parameters));
     FETTLE_ASSIGN(const std::uint64_t overhead, overhead_of(plan));
     FETTLE_TRY(choose_by_size(plan, options, mix_tensors, overhead, cancelled));
   } else {
     FETTLE_TRY(choose_by_rules(plan, config, options, importance != nullptr, mix_tensors));
   }
   FETTLE_TRY(check_importance(plan, importance != nullptr));
-  FETTLE_ASSIGN(plan.metadata, all_metadata(model, options.metadata, plan.file_type, importance, plan.parameters));
+  FETTLE_ASSIGN(plan.metadata,
+                all_metadata(model.stored(), options.metadata, plan.file_type, importance, plan.parameters));
 
   std::vector<std::string> uncalibrated;
   for (PlannedTensor& t : plan.tensors) {

@@ -2,9 +2,9 @@
 #pragma once
 
 #include "fettle/result.h"
+#include "fettle_kit/compress/dense_checkpoint.h"
 #include "fettle_kit/compress/gguf_budget.h"
 #include "fettle_kit/compress/gguf_mix.h"
-#include "fettle_kit/io/checkpoint.h"
 #include "fettle_kit/io/gguf.h"
 
 #include "importance.h"
@@ -34,6 +34,7 @@ struct Plan {
   fettle::kit::GgufMetadata metadata;
   std::vector<std::string> warnings;
   std::int64_t parameters = 0;
+  std::uint64_t source_bytes = 0;
   int file_type = 0;  ///< general.file_type
 
   std::int64_t weights() const;
@@ -43,7 +44,7 @@ struct Plan {
 std::uint64_t stored_bytes(const PlannedTensor& tensor);
 
 /// Borrows all arguments. With a target, reads weights to measure what each type costs, on the caller's TBB arena.
-fettle::Result<Plan> plan_export(const fettle::kit::Checkpoint& model, const Options& options,
+fettle::Result<Plan> plan_export(const fettle::kit::DenseCheckpoint& model, const Options& options,
                                  const Importance* importance, const std::function<bool()>& cancelled);
 
 /// The choice as a Markdown table, a row a tensor.

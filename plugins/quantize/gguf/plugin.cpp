@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle/plugin.h"
 
+#include "fettle_kit/compress/dense_checkpoint.h"
 #include "fettle_kit/compress/gguf_mix.h"
 #include "fettle_kit/compress/gguf_search.h"
-#include "fettle_kit/io/checkpoint.h"
 #include "fettle_kit/io/output_file.h"
 #include "fettle_kit/tensor/block_codec.h"
 
@@ -40,8 +40,8 @@ class QuantizeGguf {
         .epoch(3)
         .version("1.0")
         .reference("docs/reference/gguf.md; byte-identical to llama.cpp's quantizer on x86-64")
-        .input("model", "model", "a Hugging Face checkpoint with plain weights",
-               "layout=hf; weights=f32|f16|bf16|mixed")
+        .input("model", "model", "a Hugging Face checkpoint, with plain weights or quantized in a form we read",
+               "layout=hf")
         .optional_input(
             "imatrix", "stats",
             "how much each input column matters: from calibrate.imatrix, or a file of llama.cpp's (GGUF or .dat)")
@@ -95,7 +95,7 @@ class QuantizeGguf {
   static Status run(const Params& p, fettle::Context& context) {
     FETTLE_ASSIGN(const Options options, options_of(p));
     FETTLE_TRY(check_mode(options, context.inputs.find("imatrix").has_value()));
-    FETTLE_ASSIGN(const Checkpoint model, Checkpoint::open(context.inputs.at("model").path()));
+    FETTLE_ASSIGN(const DenseCheckpoint model, DenseCheckpoint::open(context.inputs.at("model").path()));
     std::optional<Importance> importance;
     if (const auto port = context.inputs.find("imatrix")) {
       FETTLE_ASSIGN(importance, Importance::open(port->path()));
@@ -184,15 +184,16 @@ class QuantizeGguf {
     const std::int64_t layers = size("layers"), hidden = size("hidden"), ffn = size("ffn"), heads = size("heads"),
                        kv_heads = size("kv_heads"), vocab = size("vocab");
     const double tokenizer = static_cast<double>(vocab) * 32;
-    if (options.target)
-      return options.target->bits > 0 ? options.target->bits / 8 * model.number("parameters") + tokenizer
-                                      : static_cast<double>(options.target->bytes);
+    if (options.target && options.target->bits <= 0) return static_cast<double>(options.target->bytes);
     // Only what a decoder can be: run() says what is wrong with a config.json that holds anything else.
     const auto sane = [](std::int64_t n, std::int64_t most) { return n > 0 && n <= most; };
     if (!sane(layers, 1 << 14) || !sane(hidden, 1 << 24) || !sane(ffn, 1 << 24) || !sane(heads, 1 << 14) ||
         !sane(kv_heads, 1 << 14) || !sane(vocab, 1 << 24))
-      return model.number("bytes") * static_cast<double>(info(options.file->type).block_bytes) /
-                 static_cast<double>(info(options.file->type).block_elems) / 2 +
+      return model.number("bytes") *
+                 (options.target ? options.target->bits / 8
+                                 : static_cast<double>(info(options.file->type).block_bytes) /
+                                       static_cast<double>(info(options.file->type).block_elems)) /
+                 2 +
              tokenizer;
     std::vector<GgufMixTensor> tensors;
     const auto add = [&](const std::string& name, std::int64_t rows, std::int64_t cols) {
@@ -210,6 +211,11 @@ class QuantizeGguf {
       add(blk + "ffn_down.weight", hidden, ffn);
       add(blk + "ffn_gate.weight", ffn, hidden);
       add(blk + "ffn_up.weight", ffn, hidden);
+    }
+    if (options.target) {
+      double weights = 0;
+      for (const GgufMixTensor& t : tensors) weights += static_cast<double>(t.shape[0] * t.shape[1]);
+      return options.target->bits / 8 * weights + tokenizer;
     }
     const auto choices = choose_gguf_types(
         *options.file, {std::string(model.attribute("architecture")), layers, heads, kv_heads, importance}, tensors,
@@ -241,17 +247,16 @@ class QuantizeGguf {
   }
 
   static void report(const Plan& plan, fettle::Context& context) {
-    double bytes = 0, source_bytes = 0;
+    double bytes = 0;
     const auto weights = static_cast<double>(plan.weights());
     std::map<std::string, int> by_type;
     for (const PlannedTensor& t : plan.tensors) {
       bytes += static_cast<double>(stored_bytes(t));
-      if (t.source != nullptr) source_bytes += static_cast<double>(t.source->bytes.size());
       ++by_type[fmt::format("tensors_{}", info(t.choice.type).name)];
     }
     context.metric("bytes", bytes, "bytes");
     context.metric("bits_per_weight", bytes * 8 / weights, "bits");
-    context.metric("size_ratio", bytes / source_bytes);
+    context.metric("size_ratio", bytes / static_cast<double>(plan.source_bytes));
     for (const auto& [name, count] : by_type) context.metric(name.c_str(), count, "tensors");
   }
 };

@@ -5,6 +5,7 @@
 #include "fettle_kit/compress/gguf_search.h"
 #include "fettle_kit/kernels/kernels.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace quantize_gguf {
@@ -24,6 +25,35 @@ void to_f32(const TensorView& t, std::int64_t first, std::size_t n, float* out) 
   type.to_f32(from, out, n);
 }
 
+/// Rows of a matrix, or numbers of a vector whose rows they are.
+void read_rows(const DenseTensor& t, std::int64_t first, MutMatrix out) {
+  if (t.packed != nullptr) return t.packed->read(first, out);
+  to_f32(*t.stored, first * out.cols, static_cast<std::size_t>(out.rows * out.cols), out.data);
+}
+
+std::int64_t rows_of(const DenseTensor& t, std::int64_t cols) {
+  std::int64_t elements = 1;
+  for (const std::int64_t n : t.shape) elements *= n;
+  return elements / cols;
+}
+
+/// Rows of q or k in llama.cpp's order. Even rows of a head stand together in the checkpoint, and odd ones.
+void read_pairs(const DenseTensor& t, std::int64_t first, std::int64_t head_dim, MutMatrix out) {
+  std::vector<float> half;
+  for (std::int64_t done = 0; done < out.rows;) {
+    const std::int64_t row = first + done, n = std::min(out.rows - done, head_dim - row % head_dim);
+    for (std::int64_t parity = 0; parity < 2; ++parity) {
+      const std::int64_t from = (row + parity) % 2, count = (n - from + 1) / 2;
+      if (count == 0) continue;
+      half.resize(static_cast<std::size_t>(count * out.cols));
+      read_rows(t, gguf_source_row(row + from, head_dim), MutMatrix(half.data(), count, out.cols));
+      for (std::int64_t i = 0; i < count; ++i)
+        std::copy_n(half.data() + i * out.cols, out.cols, out.row(done + from + 2 * i).data());
+    }
+    done += n;
+  }
+}
+
 }  // namespace
 
 void store(DType type, Mode mode, const float* x, std::byte* out, std::int64_t rows, std::int64_t cols,
@@ -31,7 +61,8 @@ void store(DType type, Mode mode, const float* x, std::byte* out, std::int64_t r
   const auto n = static_cast<std::size_t>(rows * cols);
   if (info(type).block_elems > 1) {
     quantize_rows(type, x, out, rows, cols, importance);
-    if (mode == Mode::better && has_better_search(type, importance != nullptr)) better_rows(type, x, out, rows, cols, importance);
+    if (mode == Mode::better && has_better_search(type, importance != nullptr))
+      better_rows(type, x, out, rows, cols, importance);
     return;
   }
   if (type == DType::f32) {
@@ -43,16 +74,26 @@ void store(DType type, Mode mode, const float* x, std::byte* out, std::int64_t r
   info(type).from_f32(x, out, n);
 }
 
+std::int64_t rows_at_once(const PlannedTensor& t, std::int64_t rows) {
+  const bool packed =
+      std::any_of(t.sources.begin(), t.sources.end(), [](const auto* s) { return s->packed != nullptr; });
+  return std::max<std::int64_t>(packed ? 64 : 1, rows);
+}
+
 void gather(const PlannedTensor& t, std::int64_t first, std::int64_t rows, std::int64_t cols, float* out) {
-  const GgufTensor& layout = t.layout;
-  if (layout.head_dim == 0) {
-    to_f32(*t.source, first * cols, static_cast<std::size_t>(rows * cols), out);
-  } else {
-    for (std::int64_t r = 0; r < rows; ++r)
-      to_f32(*t.source, gguf_source_row(first + r, layout.head_dim) * cols, static_cast<std::size_t>(cols),
-             out + r * cols);
+  std::int64_t above = 0, done = 0;
+  for (const DenseTensor* source : t.sources) {
+    const std::int64_t height = rows_of(*source, cols), from = first + done - above;
+    above += height;
+    if (from >= height || done == rows) continue;
+    const MutMatrix part(out + done * cols, std::min(rows - done, height - from), cols);
+    if (t.layout.head_dim > 0)
+      read_pairs(*source, from, t.layout.head_dim, part);
+    else
+      read_rows(*source, from, part);
+    done += part.rows;
   }
-  if (layout.plus_one)
+  if (t.layout.plus_one)
     for (std::int64_t i = 0; i < rows * cols; ++i) out[i] += 1.0f;
 }
 

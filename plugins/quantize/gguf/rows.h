@@ -1,21 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "fettle_kit/compress/dense_checkpoint.h"
 #include "fettle_kit/compress/gguf_mix.h"
-#include "fettle_kit/io/safetensors.h"
 #include "fettle_kit/model/gguf_layout.h"
 
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <vector>
 
 namespace quantize_gguf {
 
 /// One tensor of the file: where it comes from and what becomes of it.
 struct PlannedTensor {
   fettle::kit::GgufTensor layout;
-  const fettle::kit::TensorView* source = nullptr;  ///< null: computed
+  std::vector<const fettle::kit::DenseTensor*> sources;  ///< their rows make it up, top to bottom; none: computed
   fettle::kit::GgufMixChoice choice;
   std::span<const float> importance;  ///< of the columns; empty: all the same
   std::optional<double> error;        ///< measured, where the type was chosen by it
@@ -26,6 +27,9 @@ struct RowShape {
   std::int64_t rows, cols;
 };
 RowShape row_shape(const PlannedTensor& tensor);
+
+/// Rows that are best read at a time: those of a packed matrix lie together in the file.
+std::int64_t rows_at_once(const PlannedTensor& tensor, std::int64_t rows);
 
 /// Rows first .. first + rows of the tensor as they stand in the GGUF file, in f32. Not of a computed one.
 void gather(const PlannedTensor& tensor, std::int64_t first, std::int64_t rows, std::int64_t cols, float* out);

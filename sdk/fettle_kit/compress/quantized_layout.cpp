@@ -3,6 +3,7 @@
 
 #include "fettle_kit/compress/awq_layout.h"
 #include "fettle_kit/compress/compressed_tensors.h"
+#include "fettle_kit/compress/fp8_layout.h"
 #include "fettle_kit/compress/gptq_layout.h"
 #include "fettle_kit/compress/modelopt.h"
 #include "fettle_kit/compress/sparse24_checkpoint.h"
@@ -19,8 +20,8 @@
 namespace fettle::kit {
 
 std::span<const QuantizedLayout* const> quantized_layouts() {
-  static constexpr std::array<const QuantizedLayout*, 5> layouts = {
-      &gptq_layout, &awq_layout, &compressed_tensors_layout, &modelopt_layout, &sparse24_layout};
+  static constexpr std::array<const QuantizedLayout*, 6> layouts = {
+      &gptq_layout, &awq_layout, &compressed_tensors_layout, &modelopt_layout, &fp8_layout, &sparse24_layout};
   return layouts;
 }
 

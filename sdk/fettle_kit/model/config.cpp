@@ -195,6 +195,7 @@ Result<ModelConfig> read_model_config(const Json& config, std::string_view name)
   FETTLE_TRY(keys.status);
 
   FETTLE_ASSIGN(c.rope, read_rope(config, name, {c.head_dim, c.context, family->rope_theta}));
+  if (c.rope.reach > 0) c.context = std::min(c.context, c.rope.reach);
   if (family->local_rope_theta > 0) {
     FETTLE_ASSIGN(c.local_rope, read_local_rope(config, name, {c.head_dim, c.context, family->local_rope_theta}));
   }

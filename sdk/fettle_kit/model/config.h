@@ -18,6 +18,7 @@ namespace fettle::kit {
 struct Rope {
   std::vector<float> frequencies;  ///< [head_dim / 2], radians a position
   float magnitude = 1;             ///< of cosine and sine
+  std::int64_t reach = 0;          ///< length of the longest text that they are for; 0: any
 };
 
 /// A decoder's shape and maths, read from config.json. Every number is in a sane range, products of them fit, and what
@@ -25,7 +26,7 @@ struct Rope {
 struct ModelConfig {
   const Family* family = nullptr;
   std::int64_t hidden = 0, intermediate = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0, vocab = 0;
-  std::int64_t context = 0;  ///< max_position_embeddings
+  std::int64_t context = 0;  ///< max_position_embeddings, or less: what rope reaches
   float norm_eps = 0;
   Activation activation = Activation::silu;
   bool tied = false;  ///< the head is the embedding

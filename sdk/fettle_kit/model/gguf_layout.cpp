@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/model/gguf_layout.h"
 
+#include "fettle_kit/io/fused_tensors.h"
+
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
@@ -17,8 +19,8 @@ namespace {
 
 constexpr std::pair<std::string_view, std::string_view> kArchitectures[] = {
     // model_type, general.architecture
-    {"llama", "llama"}, {"mistral", "llama"}, {"qwen2", "qwen2"},
-    {"qwen3", "qwen3"}, {"gemma2", "gemma2"}, {"gemma3_text", "gemma3"},
+    {"llama", "llama"}, {"mistral", "llama"}, {"qwen2", "qwen2"},        {"qwen3", "qwen3"},
+    {"phi3", "phi3"},   {"gemma2", "gemma2"}, {"gemma3_text", "gemma3"},
 };
 
 constexpr std::pair<std::string_view, std::string_view> kGlobalNames[] = {
@@ -28,22 +30,26 @@ constexpr std::pair<std::string_view, std::string_view> kGlobalNames[] = {
 };
 
 struct BlockName {
-  std::string_view hf, gguf, gemma;  ///< gemma: where it differs
+  std::string_view hf, gguf;
 };
 constexpr BlockName kBlockNames[] = {
-    {"input_layernorm", "attn_norm", ""},
-    {"self_attn.q_proj", "attn_q", ""},
-    {"self_attn.k_proj", "attn_k", ""},
-    {"self_attn.v_proj", "attn_v", ""},
-    {"self_attn.o_proj", "attn_output", ""},
-    {"self_attn.q_norm", "attn_q_norm", ""},
-    {"self_attn.k_norm", "attn_k_norm", ""},
-    {"post_attention_layernorm", "ffn_norm", "post_attention_norm"},
-    {"pre_feedforward_layernorm", "", "ffn_norm"},
-    {"post_feedforward_layernorm", "", "post_ffw_norm"},
-    {"mlp.gate_proj", "ffn_gate", ""},
-    {"mlp.up_proj", "ffn_up", ""},
-    {"mlp.down_proj", "ffn_down", ""},
+    {"input_layernorm", "attn_norm"},    {"self_attn.q_proj", "attn_q"},
+    {"self_attn.k_proj", "attn_k"},      {"self_attn.v_proj", "attn_v"},
+    {"self_attn.o_proj", "attn_output"}, {"self_attn.q_norm", "attn_q_norm"},
+    {"self_attn.k_norm", "attn_k_norm"}, {"post_attention_layernorm", "ffn_norm"},
+    {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},
+    {"mlp.down_proj", "ffn_down"},
+};
+/// What differs from that, looked at first. The whole stands before its parts.
+constexpr BlockName kGemmaNames[] = {
+    {"post_attention_layernorm", "post_attention_norm"},
+    {"pre_feedforward_layernorm", "ffn_norm"},
+    {"post_feedforward_layernorm", "post_ffw_norm"},
+};
+constexpr BlockName kPhi3Names[] = {
+    {"self_attn.qkv_proj", "attn_qkv"}, {"self_attn.q_proj", "attn_qkv"}, {"self_attn.k_proj", "attn_qkv"},
+    {"self_attn.v_proj", "attn_qkv"},   {"mlp.gate_up_proj", "ffn_up"},   {"mlp.gate_proj", "ffn_up"},
+    {"mlp.up_proj", "ffn_up"},
 };
 
 /// "model.layers.12.mlp.up_proj.weight" -> {12, "mlp.up_proj", ".weight"}; nothing if it is not of that form.
@@ -67,12 +73,22 @@ std::optional<LayerName> parse_layer_name(std::string_view name) {
   return LayerName{layer, name.substr(0, dot), name.substr(dot)};
 }
 
-bool is_rotary_cache(std::string_view name) {
+/// What a checkpoint may hold beside the model: caches, and scales of quantized keys and values.
+bool is_no_weight(std::string_view name) {
   return name.ends_with(".rotary_emb.inv_freq") || name.ends_with(".attention.bias") ||
-         name.ends_with(".attention.masked_bias");
+         name.ends_with(".attention.masked_bias") || name.ends_with(".k_scale") || name.ends_with(".v_scale");
 }
 
 bool is_gemma(std::string_view architecture) { return architecture == "gemma2" || architecture == "gemma3"; }
+
+/// All names of tensors of a block, those of the architecture first.
+std::vector<BlockName> block_names(std::string_view architecture) {
+  std::vector<BlockName> names;
+  if (is_gemma(architecture)) names.assign(std::begin(kGemmaNames), std::end(kGemmaNames));
+  if (architecture == "phi3") names.assign(std::begin(kPhi3Names), std::end(kPhi3Names));
+  names.insert(names.end(), std::begin(kBlockNames), std::end(kBlockNames));
+  return names;
+}
 
 /// -1 for tensors outside the layers.
 std::int64_t layer_of(std::string_view gguf_name) {
@@ -171,6 +187,64 @@ Status check_gemma3(const Json& config) {
   return {};
 }
 
+/// Phi-3: what its config says of rope, here or there.
+bool is_long_rope(const Json& config) {
+  const std::string type = rope_type(rope_parameters(config));
+  return type == "longrope" || type == "su";
+}
+std::int64_t original_context(const Json& config) {
+  const auto original = integer(rope_parameters(config), "original_max_position_embeddings");
+  return original ? *original : integer(config, "original_max_position_embeddings").value_or(4096);
+}
+/// Numbers of a head that are rotated.
+std::int64_t rotated_of(const Json& config) {
+  auto share = number(rope_parameters(config), "partial_rotary_factor");
+  if (!share) share = number(config, "partial_rotary_factor");
+  return static_cast<std::int64_t>(share.value_or(1) * static_cast<double>(head_dim_of(config, "phi3")));
+}
+/// By how much frequencies are divided; empty if the config has none.
+std::vector<float> long_rope_factors(const Json& config, const char* key) {
+  std::vector<float> factors;
+  const Json* list = is_long_rope(config) ? find(rope_parameters(config), key) : nullptr;
+  if (list && list->is_array())
+    for (const Json& factor : *list) factors.push_back(factor.is_number() ? factor.get<float>() : 0.0F);
+  return factors;
+}
+/// What cosine and sine are multiplied by in a longer context (Ding et al. 2024, LongRoPE, as transformers has it).
+double long_rope_magnitude(const Json& config) {
+  const auto original = static_cast<double>(original_context(config));
+  const double factor = number(rope_parameters(config), "factor")
+                            .value_or(number(config, "max_position_embeddings").value_or(0) / original);
+  return factor > 1 ? std::sqrt(1 + std::log(factor) / std::log(original)) : 1;
+}
+
+/// What llama.cpp fixes for Phi-3 and a config may say otherwise.
+Status check_phi3(const Json& config) {
+  const std::int64_t hidden = integer(config, "hidden_size").value_or(0),
+                     width = integer(config, "num_attention_heads").value_or(0) * head_dim_of(config, "phi3");
+  if (width != hidden)
+    return unsupported(
+        fmt::format("the heads are {} wide in all, but llama.cpp wants 'hidden_size' of them in a phi3, {}: keep all "
+                    "heads when you prune one for llama.cpp",
+                    width, hidden));
+  const std::string type = rope_type(rope_parameters(config));
+  if (!type.empty() && type != "default" && !is_long_rope(config))
+    return unsupported(
+        fmt::format("rope type '{}' has no place in a phi3 GGUF file; known are default and longrope", type));
+  if (!is_long_rope(config)) return {};
+  if (original_context(config) < 2)
+    return unsupported(
+        fmt::format("'original_max_position_embeddings' is {}, expected 2 or more", original_context(config)));
+  for (const char* key : {"long_factor", "short_factor"}) {
+    const auto factors = long_rope_factors(config, key);
+    const auto expected = static_cast<std::size_t>(rotated_of(config) / 2);
+    if (factors.size() != expected ||
+        !std::all_of(factors.begin(), factors.end(), [](float f) { return std::isfinite(f) && f > 0; }))
+      return unsupported(fmt::format("rope's '{}' is not {} positive numbers, one a pair", key, expected));
+  }
+  return {};
+}
+
 /// 135M, 1.2B: at least two digits.
 std::string size_label(std::int64_t parameters) {
   auto count = static_cast<double>(parameters);
@@ -208,15 +282,33 @@ class MetadataList {
   GgufMetadata list;
 };
 
+/// What the converter writes of a Phi-3, which goes its own way.
+void phi3_metadata(MetadataList& m, const Json& config) {
+  m.u32("phi3.context_length", integer(config, "max_position_embeddings"));
+  m.u32("phi3.rope.scaling.original_context_length", original_context(config));
+  m.u32("phi3.embedding_length", integer(config, "hidden_size"));
+  m.u32("phi3.feed_forward_length", integer(config, "intermediate_size"));
+  m.u32("phi3.block_count", integer(config, "num_hidden_layers"));
+  const auto heads = integer(config, "num_attention_heads");
+  m.u32("phi3.attention.head_count", heads);
+  m.u32("phi3.attention.head_count_kv", integer(config, "num_key_value_heads").value_or(heads.value_or(0)));
+  m.f32("phi3.attention.layer_norm_rms_epsilon", number(config, "rms_norm_eps").value_or(1e-5));
+  m.u32("phi3.rope.dimension_count", rotated_of(config));
+  const auto theta = number(rope_parameters(config), "rope_theta");
+  m.f32("phi3.rope.freq_base", theta ? theta : number(config, "rope_theta").value_or(1e4));
+  m.u32("phi3.attention.sliding_window", integer(config, "sliding_window").value_or(0));  // 0: it has none
+}
+
 }  // namespace
 
 Result<std::string> gguf_architecture(const Json& config) {
   const std::string type = text(config, "model_type");
   for (const auto& [model_type, architecture] : kArchitectures)
     if (type == model_type) return std::string(architecture);
-  return unsupported(fmt::format(
-      "model type '{}' cannot be written as GGUF; supported are llama, mistral, qwen2, qwen3, gemma2 and gemma3_text",
-      type));
+  return unsupported(
+      fmt::format("model type '{}' cannot be written as GGUF; supported are llama, mistral, qwen2, qwen3, phi3, gemma2 "
+                  "and gemma3_text",
+                  type));
 }
 
 std::string gguf_name(std::string_view architecture, std::string_view hf_name) {
@@ -224,11 +316,8 @@ std::string gguf_name(std::string_view architecture, std::string_view hf_name) {
     if (hf_name == hf) return std::string(gguf);
   const auto parsed = parse_layer_name(hf_name);
   if (!parsed || (parsed->suffix != ".weight" && parsed->suffix != ".bias")) return {};
-  for (const BlockName& name : kBlockNames) {
-    if (parsed->part != name.hf) continue;
-    const std::string_view part = is_gemma(architecture) && !name.gemma.empty() ? name.gemma : name.gguf;
-    return part.empty() ? std::string() : fmt::format("blk.{}.{}{}", parsed->layer, part, parsed->suffix);
-  }
+  for (const BlockName& name : block_names(architecture))
+    if (parsed->part == name.hf) return fmt::format("blk.{}.{}{}", parsed->layer, name.gguf, parsed->suffix);
   return {};
 }
 
@@ -239,8 +328,8 @@ std::string hf_name(std::string_view architecture, std::string_view gguf_name) {
   const std::size_t first = gguf_name.find('.', prefix.size()), last = gguf_name.rfind('.');
   if (!gguf_name.starts_with(prefix) || first == std::string_view::npos || last <= first) return {};
   const std::string_view part = gguf_name.substr(first + 1, last - first - 1);
-  for (const BlockName& name : kBlockNames) {
-    if (part != (is_gemma(architecture) && !name.gemma.empty() ? name.gemma : name.gguf)) continue;
+  for (const BlockName& name : block_names(architecture)) {
+    if (part != name.gguf) continue;
     std::string found = fmt::format("model.layers.{}.{}{}", gguf_name.substr(prefix.size(), first - prefix.size()),
                                     name.hf, gguf_name.substr(last));
     return fettle::kit::gguf_name(architecture, found) == gguf_name ? found : std::string();
@@ -250,6 +339,10 @@ std::string hf_name(std::string_view architecture, std::string_view gguf_name) {
 
 bool gguf_adds_one(std::string_view architecture, std::string_view hf_name) {
   return is_gemma(architecture) && hf_name.ends_with("norm.weight");
+}
+
+bool is_gguf_rope_factors(std::string_view name) {
+  return name == "rope_freqs.weight" || name == "rope_factors_long.weight" || name == "rope_factors_short.weight";
 }
 
 bool gguf_reorders_rows(std::string_view architecture, std::string_view hf_name) {
@@ -262,11 +355,13 @@ Result<std::vector<GgufTensor>> gguf_tensors(const Json& config, const std::vect
   FETTLE_ASSIGN(const std::string architecture, gguf_architecture(config));
   if (architecture == "gemma2") FETTLE_TRY(check_gemma2(config));
   if (architecture == "gemma3") FETTLE_TRY(check_gemma3(config));
+  if (architecture == "phi3") FETTLE_TRY(check_phi3(config));
   const std::int64_t head_dim = head_dim_of(config, architecture);
+  FETTLE_ASSIGN(const std::vector<StoredTensor> stored, join_fused(config, checkpoint));
   std::vector<GgufTensor> tensors;
-  for (const TensorSpec& spec : checkpoint) {
-    if (is_rotary_cache(spec.name) || (spec.name == "lm_head.weight" && is_tied(config, architecture))) continue;
-    GgufTensor t{gguf_name(architecture, spec.name), spec.name, spec.shape, spec.dtype, 0, false};
+  for (const auto& [spec, parts] : stored) {
+    if (is_no_weight(spec.name) || (spec.name == "lm_head.weight" && is_tied(config, architecture))) continue;
+    GgufTensor t{gguf_name(architecture, spec.name), spec.name, parts, spec.shape, spec.dtype, 0, false, {}};
     if (t.name.empty())
       return Status(Code::unsupported, fmt::format("tensor '{}' has no name in a GGUF file of architecture '{}'",
                                                    spec.name, architecture));
@@ -279,8 +374,15 @@ Result<std::vector<GgufTensor>> gguf_tensors(const Json& config, const std::vect
     t.plus_one = gguf_adds_one(architecture, spec.name);
     tensors.push_back(std::move(t));
   }
-  if (const auto factors = gguf_rope_factors(config); !factors.empty())
-    tensors.push_back({"rope_freqs.weight", "", {static_cast<std::int64_t>(factors.size())}, DType::f32, 0, false});
+  const auto add_factors = [&](const char* name, std::vector<float> factors) {
+    const auto count = static_cast<std::int64_t>(factors.size());
+    if (count > 0) tensors.push_back({name, "", {}, {count}, DType::f32, 0, false, std::move(factors)});
+  };
+  add_factors("rope_freqs.weight", gguf_rope_factors(config));
+  if (architecture == "phi3") {
+    add_factors("rope_factors_long.weight", long_rope_factors(config, "long_factor"));
+    add_factors("rope_factors_short.weight", long_rope_factors(config, "short_factor"));
+  }
   std::sort(tensors.begin(), tensors.end(), [](const GgufTensor& a, const GgufTensor& b) {
     return std::make_tuple(layer_of(a.name), std::string_view(a.name)) <
            std::make_tuple(layer_of(b.name), std::string_view(b.name));
@@ -321,6 +423,9 @@ Result<GgufMetadata> gguf_model_metadata(const Json& config, const Json& generat
   const bool gemma = architecture == "gemma3", gemma2 = architecture == "gemma2";
   MetadataList m;
   m.string("general.architecture", architecture);
+  if (architecture == "phi3" && is_long_rope(config))
+    m.f32("phi3.rope.scaling.attn_factor",
+          number(rope_parameters(config), "attention_factor").value_or(long_rope_magnitude(config)));
   m.string("general.type", "model");
   m.i32("general.sampling.top_k", integer(generation, "top_k"));
   m.f32("general.sampling.top_p", number(generation, "top_p"));
@@ -333,6 +438,10 @@ Result<GgufMetadata> gguf_model_metadata(const Json& config, const Json& generat
   name = name.substr(name.rfind('/') + 1);
   m.string("general.name", name.empty() ? fmt::format("{}-{}", architecture, size_label(parameters)) : name);
   m.string("general.size_label", size_label(parameters));
+  if (architecture == "phi3") {
+    phi3_metadata(m, config);
+    return std::move(m.list);
+  }
 
   const auto key = [&](std::string_view rest) { return fmt::format("{}.{}", architecture, rest); };
   const auto or_gemma = [&](std::optional<std::int64_t> value, std::int64_t usual) {
@@ -390,6 +499,40 @@ Result<GgufMetadata> gguf_model_metadata(const Json& config, const Json& generat
   return std::move(m.list);
 }
 
+namespace {
+
+/// The parts of a config.json that only a Phi-3 has.
+Status read_phi3(const GgufReader& file, Json& config) {
+  const auto head_dim = config["head_dim"].get<std::int64_t>();
+  const std::int64_t context = config["max_position_embeddings"].get<std::int64_t>();
+  config["original_max_position_embeddings"] = file.integer("phi3.rope.scaling.original_context_length", context);
+  config["sliding_window"] = nullptr;
+  if (const std::int64_t window = file.integer("phi3.attention.sliding_window", 0); window > 0)
+    config["sliding_window"] = window;
+  const std::int64_t rotated = file.integer("phi3.rope.dimension_count", head_dim);
+  if (rotated != head_dim) config["partial_rotary_factor"] = double(rotated) / double(head_dim);
+  if (!file.tensor("rope_factors_long.weight")) return {};
+  Json rope{{"rope_type", "longrope"}, {"type", "longrope"}};
+  for (const auto& [tensor, name] :
+       {std::pair{"rope_factors_short.weight", "short_factor"}, {"rope_factors_long.weight", "long_factor"}}) {
+    const TensorView* factors = file.tensor(tensor);
+    if (!factors || factors->dtype != DType::f32 || factors->elements() != rotated / 2)
+      return {Code::unsupported, fmt::format("{}: tensor '{}' is missing or not f32 with a number a pair, {}",
+                                             file.path(), tensor, rotated / 2)};
+    std::vector<float> stored(static_cast<std::size_t>(rotated / 2));
+    info(DType::f32).to_f32(factors->bytes.data(), stored.data(), stored.size());
+    for (const float factor : stored) rope[name].push_back(shortest(static_cast<double>(factor)));
+  }
+  config["rope_scaling"] = rope;
+  // Left to the formula where it gives the same number: older versions of transformers do not know the key.
+  const auto magnitude = static_cast<float>(file.real("phi3.rope.scaling.attn_factor", 1));
+  if (magnitude != static_cast<float>(long_rope_magnitude(config)))
+    config["rope_scaling"]["attention_factor"] = shortest(static_cast<double>(magnitude));
+  return {};
+}
+
+}  // namespace
+
 Result<Json> config_from_gguf(const GgufReader& file) {
   const std::string architecture = file.text("general.architecture");
   const auto fail = [&](const std::string& problem) {
@@ -398,8 +541,9 @@ Result<Json> config_from_gguf(const GgufReader& file) {
   const auto known = std::find_if(std::begin(kArchitectures), std::end(kArchitectures),
                                   [&](const auto& row) { return row.second == architecture; });
   if (known == std::end(kArchitectures))
-    return fail(fmt::format("architecture '{}' is not supported; supported are llama, qwen2, qwen3, gemma2 and gemma3",
-                            architecture));
+    return fail(
+        fmt::format("architecture '{}' is not supported; supported are llama, qwen2, qwen3, phi3, gemma2 and gemma3",
+                    architecture));
   const bool gemma = architecture == "gemma3";
   const auto key = [&](std::string_view rest) { return fmt::format("{}.{}", architecture, rest); };
   const TensorView* embedding = file.tensor("token_embd.weight");
@@ -409,6 +553,7 @@ Result<Json> config_from_gguf(const GgufReader& file) {
   config["architectures"] = Json::array({architecture == "llama"    ? "LlamaForCausalLM"
                                          : architecture == "qwen2"  ? "Qwen2ForCausalLM"
                                          : architecture == "qwen3"  ? "Qwen3ForCausalLM"
+                                         : architecture == "phi3"   ? "Phi3ForCausalLM"
                                          : architecture == "gemma2" ? "Gemma2ForCausalLM"
                                                                     : "Gemma3ForCausalLM"});
   config["model_type"] = std::string(known->first);
@@ -459,6 +604,7 @@ Result<Json> config_from_gguf(const GgufReader& file) {
     config["sliding_window"] = file.integer(key("attention.sliding_window"), 4096);
   }
 
+  if (architecture == "phi3") FETTLE_TRY(read_phi3(file, config));
   const std::string scaling = file.text(key("rope.scaling.type"), "none");
   if (scaling == "linear" || scaling == "yarn") {
     Json rope{{"rope_type", scaling}, {"factor", file.real(key("rope.scaling.factor"), 1)}};

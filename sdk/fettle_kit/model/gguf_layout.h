@@ -14,16 +14,17 @@
 namespace fettle::kit {
 
 /// How a Hugging Face checkpoint lies in a GGUF file: names, order of rows, metadata; for Llama (and Mistral), Qwen2,
-/// Qwen3, Gemma 2 and 3. Both ways, without the weights. The weights of other families are refused by name.
+/// Qwen3, Phi-3, Gemma 2 and 3. Both ways, without the weights. The weights of other families are refused by name.
 
-/// general.architecture for a config.json: "llama", "qwen2", "qwen3", "gemma2" or "gemma3".
+/// general.architecture for a config.json: "llama", "qwen2", "qwen3", "phi3", "gemma2" or "gemma3".
 Result<std::string> gguf_architecture(const Json& config);
 
-/// The GGUF name of a tensor of a checkpoint, "" if GGUF has none for it.
+/// The GGUF name of a tensor of a checkpoint, "" if GGUF has none for it. The parts of a fused tensor have the name of
+/// the whole.
 std::string gguf_name(std::string_view architecture, std::string_view hf_name);
 
-/// The other way: the name in a checkpoint of a tensor of a GGUF file, "" if we know none. rope_freqs.weight has none:
-/// config_from_gguf says what it stands for.
+/// The other way: the name in a checkpoint of a tensor of a GGUF file, "" if we know none. Factors of rope have none:
+/// config_from_gguf says what they stand for.
 std::string hf_name(std::string_view architecture, std::string_view gguf_name);
 
 /// The rows of q_proj and k_proj (weight and bias) are stored in another order: inside each head of D rows, row k of
@@ -42,18 +43,24 @@ inline std::int64_t gguf_stored_row(std::int64_t row, std::int64_t head_dim) {
 /// Whether GGUF stores 1 + the tensor of the checkpoint: the norms of Gemma.
 bool gguf_adds_one(std::string_view architecture, std::string_view hf_name);
 
+/// Whether a tensor of a GGUF file holds factors of rope.
+bool is_gguf_rope_factors(std::string_view gguf_name);
+
 /// One tensor of the GGUF file and where it comes from.
 struct GgufTensor {
   std::string name;
-  std::string hf_name;              ///< "" for rope_freqs.weight, which is computed
+  std::string hf_name;              ///< "" for factors of rope, which the config gives
+  std::vector<std::string> parts;   ///< tensors of the checkpoint whose rows make it up, top to bottom
   std::vector<std::int64_t> shape;  ///< row-major
   DType source = DType::f32;        ///< how the checkpoint stores it
   std::int64_t head_dim = 0;        ///< not 0: rows go through gguf_source_row
   bool plus_one = false;            ///< Gemma's norms, which GGUF stores as what they multiply by
+  std::vector<float> factors;       ///< the values, where the checkpoint holds none
 };
 
 /// All tensors of the file in the order of llama.cpp's quantizer: those without a layer first, then layer by layer,
-/// by name. Rotary caches are left out; any other tensor without a GGUF name is an error that names it.
+/// by name. `checkpoint` lists fused tensors in parts, as Checkpoint does. Rotary caches and scales of a cache of keys
+/// and values are left out; any other tensor without a GGUF name is an error that names it.
 Result<std::vector<GgufTensor>> gguf_tensors(const Json& config, const std::vector<TensorSpec>& checkpoint);
 
 /// The factors of Llama 3 rope scaling, [head_dim / 2]; empty if the config has none.

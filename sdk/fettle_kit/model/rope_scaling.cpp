@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <numbers>
 #include <string>
 
@@ -65,8 +66,28 @@ void scale_yarn(ConfigKeys& keys, Rope& rope, double theta, const RopeDefaults& 
   rope.magnitude = static_cast<float>(keys.real("attention_factor", 1e-6, 1e6, usual));
 }
 
+/// LongRoPE (Ding et al. 2024) as transformers has it, in the original context: there the short factors count. A longer
+/// text would need the long ones for all its positions, so the rope reaches no further.
+void scale_long(ConfigKeys& keys, Rope& rope, const RopeDefaults& defaults) {
+  rope.reach = keys.integer("original_max_position_embeddings", 2, INT32_MAX, defaults.original_context);
+  const Json* factors = keys.find("short_factor");
+  if (!factors || !factors->is_array() || factors->size() != rope.frequencies.size())
+    return keys.fail(fmt::format("rope's 'short_factor' is {}, expected {} numbers",
+                                 factors ? shown(*factors) : "missing", rope.frequencies.size()));
+  for (std::size_t i = 0; i < rope.frequencies.size(); ++i) {
+    const Json& factor = (*factors)[i];
+    if (!factor.is_number() || !(factor.get<double>() > 0))
+      return keys.fail(fmt::format("rope's 'short_factor' holds {}, expected positive numbers", shown(factor)));
+    rope.frequencies[i] /= factor.get<float>();
+  }
+  const auto original = static_cast<double>(rope.reach);
+  const double factor = keys.real("factor", 1e-6, 1e6, static_cast<double>(defaults.context) / original);
+  const double usual = factor > 1 ? std::sqrt(1 + std::log(factor) / std::log(original)) : 1;
+  rope.magnitude = static_cast<float>(keys.real("attention_factor", 1e-6, 1e6, usual));
+}
+
 Result<Rope> scaled(ConfigKeys& keys, double theta, const RopeDefaults& defaults) {
-  Rope rope{plain_frequencies(theta, defaults.head_dim), 1};
+  Rope rope{plain_frequencies(theta, defaults.head_dim), 1, 0};
   const std::string type = keys.text("rope_type", keys.text("type", "default"));
   if (type == "linear") {
     const auto factor = static_cast<float>(keys.real("factor", 1e-6, 1e6));
@@ -75,9 +96,12 @@ Result<Rope> scaled(ConfigKeys& keys, double theta, const RopeDefaults& defaults
     scale_llama3(keys, rope.frequencies);
   } else if (type == "yarn") {
     scale_yarn(keys, rope, theta, defaults);
+  } else if (type == "longrope" || type == "su") {
+    scale_long(keys, rope, defaults);
   } else if (type != "default" && type != "dynamic") {
     keys.fail(
-        fmt::format("rope type '{}' is not supported; supported are default, linear, dynamic, llama3 and yarn", type),
+        fmt::format(
+            "rope type '{}' is not supported; supported are default, linear, dynamic, llama3, yarn and longrope", type),
         Code::unsupported);
   }
   if (const Json* partial = keys.find("partial_rotary_factor"); partial && *partial != 1.0)
@@ -112,8 +136,10 @@ Result<Rope> read_rope(const Json& config, std::string_view name, const RopeDefa
   }
   ConfigKeys outer(config, name), keys(object_or_empty(parameters), name);
   const double theta = keys.real("rope_theta", 1.0001, 1e12, outer.real("rope_theta", 1.0001, 1e12, defaults.theta));
+  RopeDefaults known = defaults;
+  known.original_context = outer.integer("original_max_position_embeddings", 1, INT32_MAX, defaults.original_context);
   FETTLE_TRY(outer.status);
-  return scaled(keys, theta, defaults);
+  return scaled(keys, theta, known);
 }
 
 Result<Rope> read_local_rope(const Json& config, std::string_view name, const RopeDefaults& defaults) {

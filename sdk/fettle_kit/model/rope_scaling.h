@@ -15,6 +15,7 @@ namespace fettle::kit {
 struct RopeDefaults {
   std::int64_t head_dim = 0, context = 0;
   double theta = 1e4;
+  std::int64_t original_context = 4096;  ///< of LongRoPE
 };
 
 /// The rotation of layers that see everything: `rope_parameters` (transformers 5; maybe one entry a kind of layer),

@@ -2,6 +2,7 @@
 #include "fettle_kit/model/weights.h"
 
 #include "fettle_kit/compress/dense_checkpoint.h"
+#include "fettle_kit/io/fused_tensors.h"
 #include "fettle_kit/io/gguf.h"
 #include "fettle_kit/model/gguf_layout.h"
 #include "fettle_kit/model/model_files.h"
@@ -10,6 +11,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include <map>
 #include <optional>
 #include <utility>
 
@@ -25,8 +27,9 @@ struct Weights::Source {
   std::string path;
   ModelConfig config;
   std::optional<DenseCheckpoint> checkpoint;
-  std::optional<GgufReader> gguf;  // one of the two
-  std::string architecture;        // of the GGUF file
+  std::optional<GgufReader> gguf;                        // one of the two
+  std::string architecture;                              // of the GGUF file
+  std::map<std::string, TensorView, std::less<>> parts;  // of its fused tensors, by their Hugging Face names
 
   /// A tensor of the model; both null if it is missing.
   struct Found {
@@ -37,7 +40,7 @@ struct Weights::Source {
   };
   Found find(const std::string& name) const {
     if (gguf) {
-      const TensorView* const tensor = gguf->tensor(gguf_name(architecture, name));
+      const TensorView* const tensor = stored(name);
       return tensor ? Found{tensor, nullptr, tensor->shape} : Found{};
     }
     const DenseTensor* const tensor = checkpoint->find(name);
@@ -50,10 +53,15 @@ struct Weights::Source {
   }
   void drop(const std::string& name) const {
     if (gguf) {
-      if (const TensorView* const tensor = gguf->tensor(gguf_name(architecture, name))) gguf->drop(*tensor);
+      if (const TensorView* const tensor = stored(name)) gguf->drop(*tensor);
     } else if (const DenseTensor* const tensor = checkpoint->find(name)) {
       for (const TensorView* const part : tensor->parts) checkpoint->stored().drop(*part);
     }
+  }
+  /// Of the GGUF file; null if it is missing.
+  const TensorView* stored(const std::string& name) const {
+    const auto part = parts.find(name);
+    return part != parts.end() ? &part->second : gguf->tensor(gguf_name(architecture, name));
   }
   /// The name as messages show it: as it stands in the file.
   std::string stored_name(const std::string& name) const { return gguf ? gguf_name(architecture, name) : name; }
@@ -105,6 +113,11 @@ Result<Weights> Weights::open(const std::string& path) {
     if (factors) config.erase("rope_scaling");
     FETTLE_ASSIGN(source->config, read_model_config(config, gguf));
     if (factors) FETTLE_TRY(divide_by_rope_factors(*source->gguf, source->config.rope));
+    for (TensorView tensor : source->gguf->tensors()) {
+      tensor.name = hf_name(source->architecture, tensor.name);
+      FETTLE_ASSIGN(std::vector<TensorView> parts, split_fused(config, tensor));
+      for (TensorView& part : parts) source->parts.emplace(part.name, std::move(part));
+    }
   }
   return Weights(std::move(source));
 }

@@ -111,6 +111,30 @@ Parts modelopt_parts(FloatKind kind) {
 Parts modelopt_fp8_parts() { return modelopt_parts(FloatKind::fp8); }
 Parts modelopt_nvfp4_parts() { return modelopt_parts(FloatKind::nvfp4); }
 
+/// As DeepSeek stores it: blocks of 16 x 24, whose last ones are narrower.
+Parts fp8_inverse_parts() {
+  Parts parts{{{"quantization_config",
+                {{"quant_method", "fp8"}, {"activation_scheme", "dynamic"}, {"weight_block_size", {16, 24}}}}},
+              {{"m.weight", DType::f8_e4m3, {rows, cols}}, {"m.weight_scale_inv", DType::f32, {2, 3}}},
+              {std::vector<std::byte>(rows * cols), std::vector<std::byte>(6 * sizeof(float))}};
+  for (std::size_t i = 0; i < rows * cols; ++i) parts.bytes[0][i] = std::byte(i % 120);
+  for (std::size_t i = 0; i < 6; ++i) {
+    const float scale = 0.25F * static_cast<float>(i + 1);
+    std::memcpy(parts.bytes[1].data() + i * sizeof(float), &scale, sizeof(float));
+  }
+  return parts;
+}
+/// One scale a row, and one for all inputs, as AutoFP8 has it.
+Parts fp8_row_parts() {
+  Parts parts = fp8_inverse_parts();
+  parts.config["quantization_config"] = {{"quant_method", "fp8"}, {"activation_scheme", "static"}};
+  parts.specs[1] = {"m.weight_scale", DType::f32, {rows, 1}};
+  parts.bytes[1].assign(rows * sizeof(float), std::byte(0x3f));  // 0.747
+  parts.specs.push_back({"m.input_scale", DType::f32, {}});
+  parts.bytes.emplace_back(4, std::byte(0x3f));
+  return parts;
+}
+
 Result<DenseCheckpoint> open(const ScratchFolder& folder, const Parts& parts) {
   const auto source = [&](const TensorSpec& spec, const TensorSink& sink) -> Status {
     for (std::size_t i = 0; i < parts.specs.size(); ++i)
@@ -285,6 +309,25 @@ INSTANTIATE_TEST_SUITE_P(
                      {"num_bits", 8}, {"type", "float"}, {"strategy", "group"}, {"group_size", 48}, {"dynamic", true}};
                },
                ": tensor 'm.weight' reads 64 inputs, which groups of 48 do not divide"},
+        Damage{"deepseek_block", fp8_inverse_parts,
+               [](Parts& p) {
+                 p.config["quantization_config"]["weight_block_size"] = {0, 128};
+               },
+               "/config.json: quantization_config: weight_block_size is [0,128], expected [rows, columns]"},
+        Damage{"deepseek_scales", fp8_inverse_parts, [](Parts& p) { p.specs[1].shape = {3, 2}; },
+               ": tensor 'm.weight_scale_inv' is f32 [3, 2], expected floats [2, 3]"},
+        Damage{"deepseek_nan", fp8_inverse_parts, [](Parts& p) { entry(p, 1, 4) = 0x7fc00000; },
+               ": tensor 'm.weight_scale_inv' holds nan at 4, which is no scale"},
+        Damage{"deepseek_no_scales", fp8_inverse_parts, [](Parts& p) { p.specs.pop_back(); },
+               ": tensor 'm.weight_scale_inv' is missing, expected floats [2, 3]"},
+        Damage{"fp8_flat", fp8_inverse_parts, [](Parts& p) { p.specs[0].shape = {rows * cols}; },
+               ": tensor 'm.weight' is f8_e4m3 [2048], expected two dimensions"},
+        Damage{"fp8_row_scales", fp8_row_parts, [](Parts& p) { p.specs[1].shape = {rows + 1}; },
+               ": tensor 'm.weight_scale' is f32 [33], expected floats [] or [1] or [32] or [32, 1]"},
+        Damage{"fp8_static_scale", fp8_row_parts, [](Parts& p) { p.specs.pop_back(); },
+               ": tensor 'm.input_scale' is missing, expected floats [] or [1]"},
+        Damage{"fp8_input_scale", fp8_row_parts, [](Parts& p) { entry(p, 2, 0) = 0; },
+               ": tensor 'm.input_scale' is 0, expected a positive scale"},
         Damage{"modelopt_algorithm", modelopt_fp8_parts,
                [](Parts& p) { p.config["quantization_config"]["quant_algo"] = "W4A16_AWQ"; },
                ": ModelOpt's quant_algo 'W4A16_AWQ' cannot be read; known are "},
@@ -304,6 +347,47 @@ INSTANTIATE_TEST_SUITE_P(
         Damage{"modelopt_smoothed", modelopt_nvfp4_parts, [](Parts& p) { p.specs[3].name = "m.pre_quant_scale"; },
                ": tensor 'm.pre_quant_scale' changes the inputs of its matrix, which cannot be read yet"}),
     [](const auto& row) { return row.param.name; });
+
+/// value = code * the scale of its block, whatever rows are asked for.
+TEST(Fp8Layout, ReadsAnyRowsOfBlocks) {
+  const ScratchFolder folder;
+  const Parts parts = fp8_inverse_parts();
+  const auto opened = open(folder, parts);
+  ASSERT_TRUE(opened.ok()) << opened.error().message();
+  EXPECT_EQ(opened->layout(), "fp8");
+  ASSERT_EQ(opened->tensors().size(), 1U);
+  EXPECT_EQ(opened->find("m.weight")->parts.size(), 2U);
+  std::vector<float> codes(rows * cols);
+  info(DType::f8_e4m3).to_f32(parts.bytes[0].data(), codes.data(), codes.size());
+  for (const std::int64_t first : {0, 3, 15, 21}) {
+    std::vector<float> got(11 * cols);
+    DenseCheckpoint::read(*opened->find("m.weight"), first, MutMatrix(got.data(), 11, cols));
+    for (std::int64_t i = 0; i < 11; ++i)
+      for (std::int64_t j = 0; j < cols; ++j) {
+        const float scale = 0.25F * static_cast<float>((first + i) / 16 * 3 + j / 24 + 1);
+        ASSERT_EQ(got[static_cast<std::size_t>(i * cols + j)],
+                  codes[static_cast<std::size_t>((first + i) * cols + j)] * scale);
+      }
+  }
+}
+
+TEST(Fp8Layout, TellsWhatClientsRoundInputsTo) {
+  Parts uneven = fp8_inverse_parts(), even = uneven, rowwise = fp8_row_parts();
+  even.config["quantization_config"]["weight_block_size"] = {16, 32};
+  even.specs[1].shape = {2, 2};
+  const auto grid = [](const Parts& parts) {
+    const ScratchFolder folder;
+    const auto opened = open(folder, parts);
+    EXPECT_TRUE(opened.ok()) << opened.error().message();
+    return opened->find("m.weight")->inputs;
+  };
+  EXPECT_EQ(grid(uneven).kind, InputGrid::Kind::none);
+  EXPECT_EQ(grid(even).kind, InputGrid::Kind::fp8_group);
+  EXPECT_EQ(grid(even).group, 32);
+  EXPECT_EQ(grid(rowwise).kind, InputGrid::Kind::fp8_fixed);
+  rowwise.config["quantization_config"]["activation_scheme"] = "dynamic";
+  EXPECT_EQ(grid(rowwise).kind, InputGrid::Kind::fp8_token);
+}
 
 /// Older exports say what they are beside config.json only.
 TEST(DenseCheckpoint, ReadsModelOptsOwnFile) {

@@ -101,6 +101,22 @@ TEST(ModelConfig, YarnKeepsFastPairsStretchesSlowOnesAndRaisesTheMagnitude) {
   EXPECT_FLOAT_EQ(c.rope.magnitude, 0.1f * std::log(4.0f) + 1);
 }
 
+TEST(ModelConfig, LongRopeIsReadForTheOriginalContext) {
+  Json config = llama();
+  config["max_position_embeddings"] = 1024;
+  config["original_max_position_embeddings"] = 64;
+  config["rope_scaling"] = {
+      {"type", "longrope"}, {"short_factor", {1, 1, 1, 1, 2, 2, 2, 4}}, {"long_factor", {2, 2, 2, 2, 8, 8, 8, 16}}};
+  const ModelConfig c = read(config);
+  const auto plain = read(llama()).rope.frequencies;
+  EXPECT_FLOAT_EQ(c.rope.frequencies.front(), plain.front());
+  EXPECT_FLOAT_EQ(c.rope.frequencies.back(), plain.back() / 4);
+  EXPECT_FLOAT_EQ(c.rope.magnitude, std::sqrt(1 + std::log(16.0f) / std::log(64.0f)));
+  EXPECT_EQ(c.context, 64);
+  config["rope_scaling"]["attention_factor"] = 1.5;
+  EXPECT_FLOAT_EQ(read(config).rope.magnitude, 1.5f);
+}
+
 TEST(ModelConfig, MistralWindowCoversEveryLayerUnlessNull) {
   const Json mistral = with(llama(), "model_type", "mistral");
   EXPECT_THAT(read(with(mistral, "sliding_window", 16)).windows, ElementsAre(16, 16, 16));
@@ -266,15 +282,23 @@ INSTANTIATE_TEST_SUITE_P(
         BadConfig{"odd_head", with(llama(), "head_dim", 15), "the heads are 15 wide; rope needs an even width"},
         BadConfig{"activation", with(llama(), "hidden_act", "relu"),
                   "'hidden_act' is 'relu'; supported are silu and gelu_pytorch_tanh"},
-        BadConfig{"rope_type", with(llama(), "rope_scaling", {{"rope_type", "longrope"}}),
-                  "rope type 'longrope' is not supported; supported are default, linear, dynamic, llama3 and yarn"},
+        BadConfig{"long_rope", with(llama(), "rope_scaling", {{"rope_type", "longrope"}, {"short_factor", {1, 2}}}),
+                  "rope's 'short_factor' is [1,2], expected 8 numbers"},
+        BadConfig{"long_rope_number",
+                  with(llama(), "rope_scaling", {{"rope_type", "su"}, {"short_factor", {1, 1, 1, 1, 1, 1, 1, 0}}}),
+                  "rope's 'short_factor' holds 0, expected positive numbers"},
+        BadConfig{
+            "rope_type", with(llama(), "rope_scaling", {{"rope_type", "mrope"}}),
+            "rope type 'mrope' is not supported; supported are default, linear, dynamic, llama3, yarn and longrope"},
         BadConfig{"rope_type_of_v5",
                   with(llama(), "rope_parameters", {{"rope_type", "proportional"}, {"rope_theta", 1e4}}),
-                  "rope type 'proportional' is not supported; supported are default, linear, dynamic, llama3 and yarn"},
-        BadConfig{"rope_type_of_local_layers",
-                  with(with(with(llama(), "model_type", "gemma3_text"), "head_dim", 16), "rope_parameters",
-                       {{"full_attention", {{"rope_type", "default"}}}, {"sliding_attention", {{"rope_type", "su"}}}}),
-                  "rope type 'su' is not supported; supported are default, linear, dynamic, llama3 and yarn"},
+                  "rope type 'proportional' is not supported; supported are default, linear, dynamic, llama3, yarn and "
+                  "longrope"},
+        BadConfig{
+            "rope_type_of_local_layers",
+            with(with(with(llama(), "model_type", "gemma3_text"), "head_dim", 16), "rope_parameters",
+                 {{"full_attention", {{"rope_type", "default"}}}, {"sliding_attention", {{"rope_type", "mrope"}}}}),
+            "rope type 'mrope' is not supported; supported are default, linear, dynamic, llama3, yarn and longrope"},
         BadConfig{"partial_rotation", with(llama(), "partial_rotary_factor", 0.5),
                   "'partial_rotary_factor' is 0.5: that changes what the model computes and is not supported"},
         BadConfig{"partial_rotation_of_v5", with(llama(), "rope_parameters", {{"partial_rotary_factor", 0.75}}),

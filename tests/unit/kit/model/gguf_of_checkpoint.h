@@ -41,13 +41,12 @@ inline void write_gguf(const std::string& path, const kit::Checkpoint& model,
   metadata.insert(metadata.end(), extra.begin(), extra.end());
   GgufWriter writer = must(GgufWriter::create(path, metadata, out));
   for (const GgufTensor& t : tensors) {
-    std::vector<float> values;
-    if (t.hf_name.empty()) {
-      values = gguf_rope_factors(model.config());
-    } else {
-      const TensorView& source = *model.find(t.hf_name);
-      values.resize(static_cast<std::size_t>(source.elements()));
-      info(source.dtype).to_f32(source.bytes.data(), values.data(), values.size());
+    std::vector<float> values = t.factors;
+    for (const std::string& part : t.parts) {
+      const TensorView& source = *model.find(part);
+      std::vector<float> rows(static_cast<std::size_t>(source.elements()));
+      info(source.dtype).to_f32(source.bytes.data(), rows.data(), rows.size());
+      values.insert(values.end(), rows.begin(), rows.end());
     }
     if (t.plus_one)
       for (float& v : values) v += 1;

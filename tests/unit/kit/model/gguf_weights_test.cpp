@@ -102,6 +102,26 @@ INSTANTIATE_TEST_SUITE_P(Families, GgufOfGoldens,
                            return name;
                          });
 
+/// Its projections are parts of attn_qkv and ffn_up there.
+TEST_F(GgufWeights, APhi3GivesTheLogitsOfItsCheckpoint) {
+  const std::string checkpoint = std::string(FETTLE_TEST_SOURCE_DIR) + "/tests/data/phi3";
+  test::write_gguf(folder_ + "/gguf/model.gguf", must(Checkpoint::open(checkpoint)));
+  const Decoder hf = must(Decoder::open(must(Weights::open(checkpoint))));
+  const Decoder gguf = must(Decoder::open(must(Weights::open(folder_ + "/gguf"))));
+  EXPECT_EQ(hf.config().windows, gguf.config().windows);
+  EXPECT_EQ(logits_of(gguf), logits_of(hf));
+}
+
+TEST_F(GgufWeights, AMissingFusedTensorIsNamed) {
+  const std::string path = folder_ + "/gguf/model.gguf";
+  test::write_gguf(path, must(Checkpoint::open(std::string(FETTLE_TEST_SOURCE_DIR) + "/tests/data/phi3")),
+                   [](std::vector<GgufTensor>& tensors) {
+                     std::erase_if(tensors, [](const GgufTensor& t) { return t.name == "blk.1.attn_qkv.weight"; });
+                   });
+  EXPECT_EQ(Decoder::open(must(Weights::open(folder_ + "/gguf"))).error().message(),
+            path + ": tensor 'blk.1.attn_qkv.weight' is missing");
+}
+
 TEST_F(GgufWeights, MessagesNameTheTensorAsItStandsInTheFile) {
   must(test::write_tiny_model(folder_ + "/hf"));
   const std::string path = folder_ + "/gguf/model.gguf";
