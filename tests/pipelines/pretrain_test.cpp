@@ -25,7 +25,7 @@ std::vector<std::string> pretrain(const Folder& folder, const std::string& store
                                   const std::vector<std::string>& changes) {
   std::vector<std::string> arguments{"run", (source / "pipelines/pretrain-prose.yaml").string(), "--json", "--store",
                                      folder / store};
-  std::vector<std::string> all{"vars.corpus=" + (source / "docs/explanation").string(),
+  std::vector<std::string> all{"vars.corpus=" + (source / "pipelines/data/books.txt").string(),
                                "vars.batch=8",
                                "vars.length=64",
                                "steps.trained.with.evaluate_every=0",
