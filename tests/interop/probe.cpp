@@ -12,6 +12,7 @@
 #include "fettle_kit/eval/perplexity.h"
 #include "fettle_kit/eval/windows.h"
 #include "fettle_kit/io/json.h"
+#include "fettle_kit/io/output_file.h"
 #include "fettle_kit/model/decoder.h"
 #include "fettle_kit/model/model_tokenizer.h"
 
