@@ -2,6 +2,7 @@
 """check.py BUILD SOURCE: our GGUF files in the real llama.cpp, our blocks against the real ggml."""
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -99,6 +100,62 @@ def importance(folder):
     return step(folder, "imatrix", "calibrate.imatrix", [MODEL, ("data", "tokens", tokens, {})], {}, "imatrix")
 
 
+def as_phi3(folder, name, keys):
+    """The trained model as a Phi-3 with these keys in its config: the same weights, q, k and v in one tensor, gate and up."""
+    out = folder / name
+    shutil.copytree(PROSE, out)
+    data = (PROSE / "model.safetensors").read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:8 + size])
+    tensors = {n: (t["dtype"], t["shape"], data[8 + size + t["data_offsets"][0]:8 + size + t["data_offsets"][1]])
+               for n, t in header.items() if n != "__metadata__"}
+    for whole, parts in (("self_attn.qkv_proj", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
+                         ("mlp.gate_up_proj", ("mlp.gate_proj", "mlp.up_proj"))):
+        for first in [n for n in tensors if parts[0] in n]:
+            pieces = [tensors.pop(first.replace(parts[0], part)) for part in parts]
+            tensors[first.replace(parts[0], whole)] = (pieces[0][0], [sum(p[1][0] for p in pieces), pieces[0][1][1]],
+                                                       b"".join(p[2] for p in pieces))
+    entries, at = {}, 0
+    for n, (dtype, shape, content) in tensors.items():
+        entries[n] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + len(content)]}
+        at += len(content)
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    (out / "model.safetensors").unlink()
+    (out / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + b"".join(t[2] for t in tensors.values()))
+    config = json.loads((PROSE / "config.json").read_text())
+    (out / "config.json").unlink()
+    (out / "config.json").write_text(json.dumps(config | {"model_type": "phi3", "architectures": ["Phi3ForCausalLM"]} | keys))
+    return out
+
+
+def phi3(folder):
+    """Architecture phi3: its fused tensors, and LongRoPE on both sides of the original context."""
+    pairs = json.loads((PROSE / "config.json").read_text())["head_dim"] // 2
+    short, long = [1 + i / pairs for i in range(pairs)], [1 + i / 4 for i in range(pairs)]
+    plain = as_phi3(folder, "phi3", {})
+    for kind in ("F32", "Q4_K_M"):
+        perplexity_agrees(folder, plain, HELD, kind)
+    agrees("perplexity of prose-3m as a Phi-3", np.exp(probe("nll", plain, HELD, 256, 0)["nll"]),
+           np.exp(probe("nll", PROSE, HELD, 256, 0)["nll"]), 1e-9)
+    rope = {"type": "longrope", "short_factor": short, "long_factor": long}
+    within = as_phi3(folder, "phi3-short", {"max_position_embeddings": 2048, "original_max_position_embeddings": 512,
+                                            "rope_scaling": rope})
+    perplexity_agrees(folder, within, HELD, "F32")
+    # llama.cpp takes the long factors for a context of 512 beyond 256. We compute those of the original context alone: so
+    # here they stand as the short ones of the other side.
+    beyond = as_phi3(folder, "phi3-long", {"max_position_embeddings": 1024, "original_max_position_embeddings": 256,
+                                           "rope_scaling": rope})
+    ours = as_phi3(folder, "phi3-swapped", {
+        "max_position_embeddings": 1024, "original_max_position_embeddings": 256,
+        "rope_scaling": rope | {"short_factor": long, "long_factor": short}})
+    file = folder / "phi3-long.gguf"
+    probe("quantize", beyond, "F32", file)
+    mine = probe("nll", ours, HELD, 256, 0)
+    agrees("perplexity of LongRoPE beyond the original context", np.exp(mine["nll"]), their_perplexity(file, mine["windows"]),
+           0.0001)
+
+
 def generates(folder, checkpoint):
     """Greedy continuation is words of the vocabulary, and its logits are finite."""
     with Llama(folder / f"{checkpoint.name}-Q8_0.gguf") as llama:
@@ -150,6 +207,7 @@ def main():
         imatrix = importance(folder)
         for kind in ("IQ3_XXS", "IQ2_M", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S"):
             perplexity_agrees(folder, PROSE, HELD, kind, imatrix)
+        phi3(folder)
         narrow = {"ffn_size": 512, "hidden_size": 192, "head_count": 2, "score": "weight"}
         perplexity_agrees(folder, pruned(folder, "narrow", "prune.width", narrow), HELD, "Q8_0")
         perplexity_agrees(folder, pruned(folder, "shallow", "prune.depth", {"remove": [1]}), HELD, "Q8_0")

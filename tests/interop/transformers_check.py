@@ -2,6 +2,7 @@
 """transformers_check.py BUILD SOURCE: checkpoints that we write, loaded by the real transformers: same logits as ours."""
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -167,12 +168,38 @@ def every_family(folder):
         logits_agree(f"{name} after prune.sparsegpt", step(folder, "prune.sparsegpt", inputs, {"pattern": "2:4"}))
 
 
+def from_gguf(folder):
+    """A Phi-3 that became a GGUF file and a checkpoint again, by its LongRoPE too: what transformers computes is what it did."""
+    dense = pathlib.Path(tempfile.mkdtemp(dir=folder)) / "model"
+    torch.manual_seed(2)
+    model = transformers.AutoModelForCausalLM.from_config(transformers.Phi3Config(
+        vocab_size=1024, hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, original_max_position_embeddings=64, sliding_window=16,
+        pad_token_id=0, bos_token_id=0, eos_token_id=1, rope_parameters={
+            "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1 + i / 8 for i in range(8)],
+            "long_factor": [2 + i for i in range(8)]}))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(dense)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(PROSE / name, dense)
+    gguf = step(folder, "quantize.gguf", {"model": ("model", dense)}, {"type": "F32"})
+    back = step(folder, "io.convert", {"model": ("model", gguf)}, {"to": "f32"})
+    logits_agree("phi3 as GGUF and back", back, theirs=model)
+    again = logits_agree("phi3 as GGUF and back, loaded", back)
+    ids = torch.arange(100)[None] % 1024  # beyond the original context
+    with torch.no_grad():
+        same = torch.equal(model(ids).logits, again(ids).logits)
+    check("phi3 as GGUF and back computes the same beyond its original context", same)
+
+
 def main():
     with tempfile.TemporaryDirectory(dir=BUILD) as name:
         folder = pathlib.Path(name)
         pruned_checkpoints(folder)
         narrower_and_shallower(folder)
         every_family(folder)
+        from_gguf(folder)
         quantized.check_all(sys.modules[__name__], folder)
     print(f"interop with transformers {transformers.__version__}: {passed} passed, {failed} failed")
     return 1 if failed else 0

@@ -5,6 +5,7 @@
 
 #include "plugins/harness.h"
 #include "plugins/prose.h"
+#include "unit/kit/compress/tiny_families.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -34,6 +35,19 @@ TEST(CalibrateImatrix, HoldsTheSevenMatricesOfEveryBlock) {
   EXPECT_EQ(file->datasets, std::vector<std::string>{"held-out.txt"});
   EXPECT_EQ(file->entries.at("blk.3.attn_output.weight").counts, std::vector<float>{4 * 128});
   EXPECT_EQ(r.value("tokens"), 4 * 128);
+}
+
+TEST(CalibrateImatrix, NamesFusedMatricesOnce) {
+  const StepResult r = Step("calibrate_imatrix", "calibrate.imatrix")
+                           .input("model", "model", tiny_checkpoint(tiny_family("phi3")), {{"layout", "hf"}})
+                           .input("data", "tokens", tiny_tokens())
+                           .run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  const auto file = Imatrix::open(r.outputs.at("imatrix"));
+  ASSERT_TRUE(file.ok()) << file.error().message();
+  EXPECT_EQ(file->entries.size(), 4 * 4u);
+  for (const char* name : {"attn_qkv", "attn_output", "ffn_up", "ffn_down"})
+    EXPECT_TRUE(file->entries.contains("blk.2." + std::string(name) + ".weight")) << name;
 }
 
 TEST(CalibrateImatrix, SumsTheSquaresOfWhatEachColumnSees) {

@@ -205,6 +205,20 @@ TEST(QuantizeGguf, KeepsFusedTensorsOfPhi3Whole) {
   EXPECT_EQ(file->tensors().size(), 3 + 2 * 6U);
 }
 
+/// By a name like the original's llama.cpp expects the original's vocabulary.
+TEST(QuantizeGguf, DoesNotCallAModelWithAnotherVocabularyPhi3) {
+  const std::string folder = Sample{.model_type = "phi3"}.write();
+  const StepResult r = quantize(folder).param("type", "Q8_0").run();
+  ASSERT_TRUE(r.ok()) << r.message;
+  EXPECT_EQ(GgufReader::open(file_of(r))->text("general.name"), "model-1.3M");
+  const StepResult named = quantize(folder).param("metadata", {{"general.name", "My Phi-3"}}).run();
+  EXPECT_EQ(named.code, FETTLE_INVALID_ARGUMENT);
+  EXPECT_EQ(
+      named.message,
+      "llama.cpp does not load a model called 'My Phi-3' whose vocabulary has no token '</s>': it takes it for the "
+      "original Phi-3; choose another 'general.name'");
+}
+
 /// attn_qkv counts as attn_v, ffn_up as itself.
 TEST(QuantizeGguf, ChoosesTypesOfFusedTensorsAsLlamaCppDoes) {
   const auto type = [](const char* mix, int layer, const char* name) {

@@ -13,6 +13,7 @@
 #include <array>
 #include <cmath>
 #include <optional>
+#include <string_view>
 
 namespace {
 
@@ -20,12 +21,12 @@ using fettle::Code;
 using fettle::Status;
 using namespace fettle::kit;
 
-/// What the linears of one block saw, by GGUF name.
-Status add_block(Imatrix& out, std::int64_t layer, const std::array<std::optional<ColumnNorms>, site_count>& seen) {
+/// What the linears of one block saw, by GGUF name; those that a file fuses saw the same.
+Status add_block(Imatrix& out, std::string_view architecture, std::int64_t layer,
+                 const std::array<std::optional<ColumnNorms>, site_count>& seen) {
   for (const BlockLinear& linear : block_linears) {
     const ColumnNorms& norms = *seen[index_of(linear.site)];
-    // The names of linears are the same in every architecture.
-    const std::string name = gguf_name("llama", linear.tensor_name(layer));
+    const std::string name = gguf_name(architecture, linear.tensor_name(layer));
     Imatrix::Entry entry{{}, {static_cast<float>(norms.rows())}};
     for (const double sum : norms.sum_of_squares()) {
       if (!std::isfinite(sum))
@@ -74,6 +75,8 @@ class CalibrateImatrix {
     FETTLE_ASSIGN(const Decoder model, Decoder::open(std::move(weights)));
     FETTLE_ASSIGN(const TokenSet tokens, TokenSet::open(context.inputs.at("data").path()));
     FETTLE_ASSIGN(BlockWalk walk, BlockWalk::start(model, tokens, [&] { return context.cancelled(); }));
+    // All others call their linears alike.
+    const std::string_view architecture = model.config().family->model_type == "phi3" ? "phi3" : "llama";
     Imatrix out;
     if (!p.dataset.empty()) out.datasets.push_back(p.dataset);
     out.chunks = static_cast<std::uint32_t>(tokens.sequences());
@@ -86,7 +89,7 @@ class CalibrateImatrix {
         norms->add(x);
       };
       FETTLE_TRY(walk.pass(sum_squares, {}));
-      FETTLE_TRY(add_block(out, walk.layer() - 1, seen));
+      FETTLE_TRY(add_block(out, architecture, walk.layer() - 1, seen));
       context.progress("blocks", static_cast<std::uint64_t>(walk.layer()),
                        static_cast<std::uint64_t>(model.config().layers));
     }

@@ -82,6 +82,33 @@ void set_identity(GgufMetadata& m, const std::vector<std::pair<std::string, std:
   }
 }
 
+/// llama.cpp takes a model with "phi-3" or "phi3" in its name for the original, whose special tokens swallow spaces
+/// behind them, and does not load it without the four tokens of that vocabulary. `given`: the user chose the name.
+Status check_name(GgufMetadata& m, bool given) {
+  const auto find = [&](std::string_view key) {
+    return std::find_if(m.begin(), m.end(), [&](const auto& pair) { return pair.first == key; });
+  };
+  std::string& name = std::get<std::string>(find("general.name")->second);
+  std::string lower = name;
+  for (char& c : lower) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  if (lower.find("phi-3") == std::string::npos && lower.find("phi3") == std::string::npos) return {};
+  const auto at = find("tokenizer.ggml.tokens");
+  const auto* tokens = at == m.end() ? nullptr : std::get_if<std::vector<std::string>>(&at->second);
+  for (const char* token : {"</s>", "<unk>", "<s>", "<|endoftext|>"}) {
+    if (tokens == nullptr || std::find(tokens->begin(), tokens->end(), token) != tokens->end()) continue;
+    if (given)
+      return {Code::invalid_argument,
+              fmt::format("llama.cpp does not load a model called '{}' whose vocabulary has no token '{}': it takes it "
+                          "for the original Phi-3; choose another 'general.name'",
+                          name, token),
+              "metadata"};
+    const auto size = find("general.size_label");
+    name = size == m.end() ? "model" : "model-" + std::get<std::string>(size->second);
+    return {};
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<GgufMetadata> all_metadata(const Checkpoint& model, const MetadataOptions& options, int file_type,
@@ -96,6 +123,9 @@ Result<GgufMetadata> all_metadata(const Checkpoint& model, const MetadataOptions
   set_identity(m, options.metadata);
   FETTLE_ASSIGN(const GgufMetadata tokenizer, gguf_tokenizer_metadata(model.folder(), model.config(), options.pre));
   m.insert(m.end(), tokenizer.begin(), tokenizer.end());
+  const bool named = std::any_of(options.metadata.begin(), options.metadata.end(),
+                                 [](const auto& pair) { return pair.first == "general.name"; });
+  FETTLE_TRY(check_name(m, named));
   m.emplace_back("general.quantization_version", std::uint32_t{2});
   m.emplace_back("general.file_type", static_cast<std::uint32_t>(file_type));
   if (options.mode == Mode::better) m.emplace_back("fettle.quantize.mode", std::string("better"));

@@ -506,6 +506,8 @@ Status read_phi3(const GgufReader& file, Json& config) {
   const auto head_dim = config["head_dim"].get<std::int64_t>();
   const std::int64_t context = config["max_position_embeddings"].get<std::int64_t>();
   config["original_max_position_embeddings"] = file.integer("phi3.rope.scaling.original_context_length", context);
+  config["pad_token_id"] = nullptr;  // transformers would take 32000
+  if (const auto id = file.integer("tokenizer.ggml.padding_token_id", -1); id >= 0) config["pad_token_id"] = id;
   config["sliding_window"] = nullptr;
   if (const std::int64_t window = file.integer("phi3.attention.sliding_window", 0); window > 0)
     config["sliding_window"] = window;
