@@ -70,7 +70,7 @@ Result<Pipeline> pipeline_of(const Request& request) {
     name.where = {source, 1, 1, static_cast<int>(equals)};
     value.text = text.substr(equals + 1);
     value.where = {source, 1, static_cast<int>(equals) + 2, static_cast<int>(text.size() - equals - 1)};
-    step.with.emplace_back(std::move(name), std::move(value));
+    step.with.push_back({std::move(name), std::move(value)});
   }
   pipeline.steps.push_back(std::move(step));
   return pipeline;

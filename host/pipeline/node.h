@@ -7,7 +7,6 @@
 
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 namespace fettle::host {
@@ -19,10 +18,15 @@ struct Node {
   std::string text;     ///< of a scalar
   bool quoted = false;  ///< a quoted scalar is always a string
   SourceRange where;
-  std::vector<Node> items;                     ///< of a list
-  std::vector<std::pair<Node, Node>> entries;  ///< of a map; each key is a scalar
+  struct Entry;
+  std::vector<Node> items;     ///< of a list
+  std::vector<Entry> entries;  ///< of a map
 
   const Node* find(std::string_view key) const;
+};
+struct Node::Entry {
+  Node key;  ///< a scalar
+  Node value;
 };
 
 struct YamlLimits {

@@ -24,7 +24,7 @@ std::vector<std::string> keys_of(const Node* map) {
 void set_entry(Node& map, const Node& key, const Node& value) {
   Node patch;
   patch.kind = Node::Kind::map;
-  patch.entries.emplace_back(key, value);
+  patch.entries.push_back({key, value});
   merge(map, patch);
 }
 
@@ -43,8 +43,8 @@ bool set_variable(Node& root, const Node& name, const Node& value, Diagnostics& 
   key.text = "default";
   key.where = name.where;
   auto& entries = declared->entries;
-  std::erase_if(entries, [](const auto& entry) { return entry.first.text == "default"; });
-  entries.emplace_back(std::move(key), value);
+  std::erase_if(entries, [](const auto& entry) { return entry.key.text == "default"; });
+  entries.push_back({std::move(key), value});
   return true;
 }
 
@@ -93,14 +93,14 @@ void merge(Node& into, const Node& from) {
   for (const auto& [key, value] : from.entries) {
     const std::string& name = key.text;
     if (value.kind == Node::Kind::null) {
-      std::erase_if(into.entries, [&](const auto& entry) { return entry.first.text == name; });
+      std::erase_if(into.entries, [&](const auto& entry) { return entry.key.text == name; });
     } else if (const auto entry = std::find_if(into.entries.begin(), into.entries.end(),
-                                               [&](const auto& e) { return e.first.text == name; });
+                                               [&](const auto& e) { return e.key.text == name; });
                entry != into.entries.end()) {
-      merge(entry->second, value);
-      if (value.kind != Node::Kind::map) entry->first.where = key.where;
+      merge(entry->value, value);
+      if (value.kind != Node::Kind::map) entry->key.where = key.where;
     } else {
-      into.entries.emplace_back(key, value);
+      into.entries.push_back({key, value});
     }
   }
 }
@@ -198,7 +198,7 @@ void apply_set(Node& root, const std::string& set, Diagnostics& diagnostics) {
     Node part;
     part.kind = Node::Kind::map;
     part.where = path[2].where;
-    if (find(*step, key) == nullptr) step->entries.emplace_back(path[2], std::move(part));
+    if (find(*step, key) == nullptr) step->entries.push_back({path[2], std::move(part)});
     return set_entry(*find(*step, key), path[3], value);
   }
   Node* section = find(root, head);

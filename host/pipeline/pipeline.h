@@ -56,7 +56,7 @@ struct Step {
   std::string use;
   SourceRange use_where;
   std::vector<std::pair<Node, std::vector<Reference>>> in;  ///< port (key node) -> one reference, or several for a list
-  std::vector<std::pair<Node, Node>> with;                  ///< parameter (key node) -> value, ${vars} replaced
+  std::vector<Node::Entry> with;                            ///< parameter (key node) -> value, ${vars} replaced
   std::vector<Reference> after;
   std::optional<Expression> when;
   std::vector<Gate> gates;

@@ -68,7 +68,7 @@ Step StepReader::step(const Node& node, const Instance& at) {
   if (const Node* with = map_of(node, "with", what))
     for (const auto& [name, value] : with->entries) {
       Node replaced = at.names.replace(value, diagnostics_);
-      if (replaced.kind != Node::Kind::null) step.with.emplace_back(name, std::move(replaced));
+      if (replaced.kind != Node::Kind::null) step.with.push_back({name, std::move(replaced)});
     }
   if (const Node* after = node.find("after")) {
     const Node list = at.names.replace(*after, diagnostics_);

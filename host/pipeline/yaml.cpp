@@ -238,7 +238,7 @@ class Builder final : public YAML::EventHandler {
       frame.key = std::move(node);
     } else {
       if (frame.keys.try_emplace(frame.key->text, frame.key->where).second)
-        frame.node.entries.emplace_back(std::move(*frame.key), std::move(node));
+        frame.node.entries.push_back({std::move(*frame.key), std::move(node)});
       frame.key.reset();
     }
   }

@@ -92,11 +92,11 @@ std::optional<ParamSet> ParamBinder::bind(const Technique& technique, const Step
     const fettle_param& param = table.params[i];
     const std::string what = fmt::format("{}: parameter '{}'", step_name, param.name);
     const auto written = std::find_if(step.with.begin(), step.with.end(),
-                                      [&](const auto& entry) { return entry.first.text == param.name; });
+                                      [&](const auto& entry) { return entry.key.text == param.name; });
     std::optional<ParamValue> bound;
     if (written != step.with.end()) {
-      if (written->second.text.find("${") == std::string::npos || written->second.kind != Node::Kind::scalar)
-        bound = value(param, written->second, what);  // otherwise its variable was at fault
+      if (written->value.text.find("${") == std::string::npos || written->value.kind != Node::Kind::scalar)
+        bound = value(param, written->value, what);  // otherwise its variable was at fault
     } else if (param.flags & FETTLE_PARAM_REQUIRED) {
       diagnostics_.error(step.where, fmt::format("{}: {} needs the parameter '{}'", step_name, table.id, param.name),
                          {fmt::format("{}: {}", param.name, param.help)});

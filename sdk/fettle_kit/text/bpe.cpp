@@ -84,7 +84,7 @@ Result<Bpe> Bpe::build(BpeData data) {
   bpe.merges_.reserve(data.merges.size());
   std::string whole;
   for (std::size_t rank = 0; rank < data.merges.size(); ++rank) {
-    const auto& [left, right] = data.merges[rank];
+    const std::string &left = data.merges[rank].first, &right = data.merges[rank].second;
     const auto bad = [&](std::string_view what) {
       return corrupt(fmt::format("merges: number {} ({} {}): {}", rank, in_quotes(left), in_quotes(right), what));
     };

@@ -24,12 +24,12 @@ void expect_place(const Node& node, int line, int column, int length) {
 TEST(Yaml, KeepsOrderQuotesAndPlaces) {
   const Node root = parse("b: \"x y\"\na: [1, ü, 'it''s']\n");
   ASSERT_EQ(root.entries.size(), 2u);
-  EXPECT_EQ(root.entries[0].first.text, "b");
-  const Node& quoted = root.entries[0].second;
+  EXPECT_EQ(root.entries[0].key.text, "b");
+  const Node& quoted = root.entries[0].value;
   EXPECT_TRUE(quoted.quoted);
   EXPECT_EQ(quoted.text, "x y");
   expect_place(quoted, 1, 4, 5);
-  const Node& list = root.entries[1].second;
+  const Node& list = root.entries[1].value;
   expect_place(list, 2, 4, 1);
   expect_place(list.items[1], 2, 8, 1);
   EXPECT_EQ(list.items[2].text, "it's");
