@@ -197,7 +197,7 @@ TEST(Kernels, RefuseAnUnknownName) {
   ASSERT_FALSE(found.ok());
   EXPECT_EQ(found.error().where(), "FETTLE_ISA");
   EXPECT_EQ(found.error().message(),
-            "unknown instruction set 'sse', expected scalar, avx2, avx512 or amx; unset it to use the fastest");
+            "unknown instruction set 'sse', expected scalar, avx2, avx512, avx512bf16 or amx; unset it to use the fastest");
 }
 
 }  // namespace

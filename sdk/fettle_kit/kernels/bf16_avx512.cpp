@@ -32,6 +32,8 @@ inline void transpose(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_
 const Bf16Kernels avx512_bf16 = {.tile_rows = kRows,
                                  .tile_cols = kLanes,
                                  .element_bytes = sizeof(float),
+                                 .block_depth = 2048,
+                                 .task_x_bytes = 1 << 20,
                                  .pack_x = pack<kRows>,
                                  .pack_w = pack<kLanes>,
                                  .multiply = multiply};

@@ -75,6 +75,8 @@ void multiply(float* y, ptrdiff_t y_stride, const void* x, const void* w, ptrdif
 const Bf16Kernels scalar_bf16 = {.tile_rows = kRows,
                                  .tile_cols = kRows,
                                  .element_bytes = sizeof(float),
+                                 .block_depth = 2048,
+                                 .task_x_bytes = 1 << 20,
                                  .pack_x = pack,
                                  .pack_w = pack,
                                  .multiply = multiply};

@@ -22,10 +22,8 @@ namespace {
 using std::int64_t;
 using std::ptrdiff_t;
 
-constexpr int64_t kMaxDepth = 2048;  // halved, the sums are loaded and stored twice as often, which costs a tenth
-constexpr int64_t kPackedXBytes = 1 << 20;  // of a task: half of the second-level cache
-constexpr int64_t kTaskCols = 128;          // of packed w: 0.5 MiB when it is deepest
-constexpr int64_t kChunkCols = 4096;        // of shared packed w: 16 MiB
+constexpr int64_t kTaskCols = 128;
+constexpr int64_t kChunkCols = 4096;  // of shared packed w: 16 MiB
 constexpr int64_t kChunkRows = 2048;
 
 void check(bool fits, const char* what, ConstMatrix y, int64_t m, int64_t n, int64_t kx, int64_t kw) {
@@ -94,7 +92,7 @@ void product(MutMatrix y, int64_t depth, const Bf16Operand& x, bool x_by_depth, 
   const auto even_parts = [](int64_t size, int64_t most, int64_t unit) {
     return round_up(divide_up(size, divide_up(size, most)), unit);
   };
-  const int64_t block = even_parts(depth, kMaxDepth, kBf16Slice);
+  const int64_t block = even_parts(depth, t.block_depth, kBf16Slice);
   const int64_t chunk_rows = even_parts(y.rows, kChunkRows, t.tile_rows);
   const int64_t chunk_cols = even_parts(y.cols, kChunkCols, t.tile_cols);
   // All threads read these while this one waits for them, isolated: none of them asks for the same buffers.
@@ -103,7 +101,7 @@ void product(MutMatrix y, int64_t depth, const Bf16Operand& x, bool x_by_depth, 
 
   const int64_t col_tasks = divide_up(chunk_cols, kTaskCols), wanted = 4 * tbb::this_task_arena::max_concurrency();
   int64_t task_rows =
-      even_parts(chunk_rows, std::max<int64_t>(kPackedXBytes / (block * t.element_bytes), 1), t.tile_rows);
+      even_parts(chunk_rows, std::max<int64_t>(t.task_x_bytes / (block * t.element_bytes), 1), t.tile_rows);
   while (wanted > 4 && divide_up(chunk_rows, task_rows) * col_tasks < wanted && task_rows > 2 * t.tile_rows)
     task_rows = round_up(task_rows / 2, t.tile_rows);
 

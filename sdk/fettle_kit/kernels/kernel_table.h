@@ -33,6 +33,9 @@ inline constexpr std::ptrdiff_t kBf16Slice = 32;
 struct Bf16Kernels {
   std::ptrdiff_t tile_rows, tile_cols;  ///< rows of an x panel, columns of a w panel
   std::ptrdiff_t element_bytes;         ///< of a packed element
+  /// Depth of a packed block, and bytes of packed x that a task multiplies with 128 columns of w: both blocks together
+  /// fit into the second-level cache of the machines that choose this table.
+  std::ptrdiff_t block_depth, task_x_bytes;
   /// Packs `rows` rows of x as consecutive panels of tile_rows; `to` is 64-byte aligned.
   void (*pack_x)(void* to, Bf16Source from, std::ptrdiff_t rows, std::ptrdiff_t depth);
   /// Packs `cols` rows of w, columns of y, as consecutive panels of tile_cols.
@@ -56,7 +59,7 @@ struct AdamwFactors {
 /// Sums over a row run in 16 lanes, lane j taking elements j, j + 16, ... of the row padded with zeros, and the lanes
 /// are added in halves: 8 + 8, 4 + 4, 2 + 2, 1 + 1. Any thread may call any function.
 struct KernelTable {
-  const char* name;  ///< "scalar", "avx2", "avx512", "amx"
+  const char* name;  ///< "scalar", "avx2", "avx512", "avx512bf16", "amx"
 
   float (*dot)(const float* a, const float* b, std::size_t n);     ///< sum of fma(a, b, sum)
   float (*sum_squares)(const float* x, std::size_t n);             ///< dot(x, x)
@@ -131,6 +134,7 @@ struct KernelTable {
 };
 
 extern const Bf16Kernels scalar_bf16, avx2_bf16, avx512_bf16;
+extern const Bf16Kernels dot_bf16;  ///< needs AVX-512 with BF16
 extern const Bf16Kernels amx_bf16;  ///< packing needs AVX-512 with BF16
 
 extern const KernelTable scalar_kernels;

@@ -27,6 +27,7 @@ bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 
 /// The system must be asked for the tile registers once a process; all its threads may use them then.
 bool has_amx() {
@@ -36,30 +37,35 @@ bool has_amx() {
   if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || (edx & (kTile | kTileBf16)) != (kTile | kTileBf16))
     return false;
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-  return has_avx512() && __builtin_cpu_supports("avx512bf16") &&
-         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return has_avx512_bf16() && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
   return false;
 #endif
 }
 
 /// AVX-512 for all but bf16 products.
+KernelTable with_products(const char* name, const Bf16Kernels& bf16) {
+  KernelTable t = avx512_kernels;
+  t.name = name;
+  t.bf16 = &bf16;
+  return t;
+}
+const KernelTable& avx512_bf16_kernels() {
+  static const KernelTable table = with_products("avx512bf16", dot_bf16);
+  return table;
+}
 const KernelTable& amx_kernels() {
-  static const KernelTable table = [] {
-    KernelTable t = avx512_kernels;
-    t.name = "amx";
-    t.bf16 = &amx_bf16;
-    return t;
-  }();
+  static const KernelTable table = with_products("amx", amx_bf16);
   return table;
 }
 
 struct Usable {
-  std::array<const KernelTable*, 4> tables{&scalar_kernels};
+  std::array<const KernelTable*, 5> tables{&scalar_kernels};
   std::size_t count = 1;
   Usable() {
     if (has_avx2()) tables[count++] = &avx2_kernels;
     if (has_avx512()) tables[count++] = &avx512_kernels;
+    if (has_avx512_bf16()) tables[count++] = &avx512_bf16_kernels();
     if (has_amx()) tables[count++] = &amx_kernels();
   }
 };
@@ -77,7 +83,8 @@ Result<const KernelTable*> find_kernels(const char* wanted) {
   const std::string_view name = wanted;
   for (const KernelTable* table : usable)
     if (name == table->name) return table;
-  for (const KernelTable* table : {&scalar_kernels, &avx2_kernels, &avx512_kernels, &amx_kernels()}) {
+  for (const KernelTable* table :
+       {&scalar_kernels, &avx2_kernels, &avx512_kernels, &avx512_bf16_kernels(), &amx_kernels()}) {
     if (name == table->name)
       return Status(
           Code::unsupported,
@@ -86,7 +93,7 @@ Result<const KernelTable*> find_kernels(const char* wanted) {
   }
   return Status(Code::invalid_argument,
                 "unknown instruction set '" + std::string(name) +
-                    "', expected scalar, avx2, avx512 or amx; unset it to use the fastest",
+                    "', expected scalar, avx2, avx512, avx512bf16 or amx; unset it to use the fastest",
                 "FETTLE_ISA");
 }
 

@@ -37,7 +37,10 @@ void product(benchmark::State& state, const char* isa, Form form, Operands opera
   };
   const Bf16Operand a = form == Form::tn ? operand(x, stored_x, k, m) : operand(x, stored_x, m, k);
   const Bf16Operand b = form == Form::nt ? operand(w, stored_w, n, k) : operand(w, stored_w, k, n);
-  const auto function = form == Form::nt ? matmul_bf16_nt : form == Form::nn ? matmul_bf16_nn : matmul_bf16_tn;
+  using Function = void (*)(MutMatrix, Bf16Operand, Bf16Operand, bool, const KernelTable&);
+  const Function function = form == Form::nt   ? Function{matmul_bf16_nt}
+                            : form == Form::nn ? Function{matmul_bf16_nn}
+                                               : Function{matmul_bf16_tn};
   for (auto _ : state) arena.execute([&] { function(MutMatrix(y.data(), m, n), a, b, false, **table); });
   const double gflop = 2e-9 * static_cast<double>(m * n * k) * static_cast<double>(state.iterations());
   state.counters["GFLOP/s"] = benchmark::Counter(gflop, benchmark::Counter::kIsRate);
@@ -63,6 +66,11 @@ BENCHMARK_CAPTURE(product, amx_nt_stored, "amx", Form::nt, Operands::stored, 1)-
 BENCHMARK_CAPTURE(product, amx_nt_stored_2_threads, "amx", Form::nt, Operands::stored, 2)->Apply(shapes);
 BENCHMARK_CAPTURE(product, amx_nn_f32, "amx", Form::nn, Operands::f32, 1)->Apply(shapes);
 BENCHMARK_CAPTURE(product, amx_tn_f32, "amx", Form::tn, Operands::f32, 1)->Apply(shapes);
+BENCHMARK_CAPTURE(product, dot_nt_f32, "avx512bf16", Form::nt, Operands::f32, 1)->Apply(shapes);
+BENCHMARK_CAPTURE(product, dot_nt_stored, "avx512bf16", Form::nt, Operands::stored, 1)->Apply(shapes);
+BENCHMARK_CAPTURE(product, dot_nt_stored_2_threads, "avx512bf16", Form::nt, Operands::stored, 2)->Apply(shapes);
+BENCHMARK_CAPTURE(product, dot_nn_f32, "avx512bf16", Form::nn, Operands::f32, 1)->Apply(shapes);
+BENCHMARK_CAPTURE(product, dot_tn_f32, "avx512bf16", Form::tn, Operands::f32, 1)->Apply(shapes);
 BENCHMARK_CAPTURE(product, avx512_nt_stored, "avx512", Form::nt, Operands::stored, 1)->Apply(shapes);
 BENCHMARK_CAPTURE(product, avx2_nt_stored, "avx2", Form::nt, Operands::stored, 1)->Apply(shapes);
 
