@@ -192,12 +192,18 @@ TEST(Kernels, AreFoundByName) {
   EXPECT_EQ(*find_kernels(""), usable_kernels().back());
 }
 
+TEST(Kernels, NameTheVectorsOfTheirRows) {
+  for (const KernelTable* t : usable_kernels())
+    EXPECT_EQ(t->vectors == Vectors::avx512, t->exp == avx512_kernels.exp) << t->name;
+}
+
 TEST(Kernels, RefuseAnUnknownName) {
   const auto found = find_kernels("sse");
   ASSERT_FALSE(found.ok());
   EXPECT_EQ(found.error().where(), "FETTLE_ISA");
-  EXPECT_EQ(found.error().message(),
-            "unknown instruction set 'sse', expected scalar, avx2, avx512, avx512bf16 or amx; unset it to use the fastest");
+  EXPECT_EQ(
+      found.error().message(),
+      "unknown instruction set 'sse', expected scalar, avx2, avx512, avx512bf16 or amx; unset it to use the fastest");
 }
 
 }  // namespace

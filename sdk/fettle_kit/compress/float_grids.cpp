@@ -15,8 +15,14 @@ namespace fettle::kit {
 namespace {
 
 const FloatLanes& lanes() {
-  const std::string_view isa = kernels().name;
-  return isa == "avx512" ? float_lanes_avx512 : isa == "avx2" ? float_lanes_avx2 : float_lanes_plain;
+  switch (kernels().vectors) {
+    case Vectors::avx512:
+      return float_lanes_avx512;
+    case Vectors::avx2:
+      return float_lanes_avx2;
+    default:
+      return float_lanes_plain;
+  }
 }
 
 constexpr std::uint8_t one_e4m3 = 0x38;

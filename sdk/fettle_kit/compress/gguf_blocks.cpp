@@ -5,8 +5,6 @@
 #include "fettle_kit/kernels/kernels.h"
 #include "fettle_kit/tensor/block_codec.h"
 
-#include <string_view>
-
 namespace fettle::kit {
 namespace {
 
@@ -62,11 +60,11 @@ RowQuantizer quantizer_of(const RowQuantizers& table, DType type) {
 
 }  // namespace
 
-void quantize_rows_with(std::string_view isa, DType type, const float* x, std::byte* out, std::int64_t rows,
+void quantize_rows_with(Vectors vectors, DType type, const float* x, std::byte* out, std::int64_t rows,
                         std::int64_t cols, const float* importance) {
   RowQuantizer quantize = nullptr;
-  if (isa == "avx512") quantize = quantizer_of(row_quantizers_avx512, type);
-  if (isa == "avx2") quantize = quantizer_of(row_quantizers_avx2, type);
+  if (vectors == Vectors::avx512) quantize = quantizer_of(row_quantizers_avx512, type);
+  if (vectors == Vectors::avx2) quantize = quantizer_of(row_quantizers_avx2, type);
   if (quantize != nullptr && rows > 0 && cols > 0)
     quantize(x, reinterpret_cast<std::uint8_t*>(out), rows, cols, importance);
   else
@@ -75,7 +73,7 @@ void quantize_rows_with(std::string_view isa, DType type, const float* x, std::b
 
 void quantize_rows(DType type, const float* x, std::byte* out, std::int64_t rows, std::int64_t cols,
                    const float* importance) {
-  quantize_rows_with(kernels().name, type, x, out, rows, cols, importance);
+  quantize_rows_with(kernels().vectors, type, x, out, rows, cols, importance);
 }
 
 }  // namespace fettle::kit

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "fettle_kit/kernels/kernel_table.h"
 #include "fettle_kit/tensor/dtype.h"
 
 #include <cstddef>
 #include <cstdint>
-#include <string_view>
 
 namespace fettle::kit {
 
@@ -15,8 +15,8 @@ namespace fettle::kit {
 void quantize_rows(DType type, const float* x, std::byte* out, std::int64_t rows, std::int64_t cols,
                    const float* importance);
 
-/// The same with the code of one instruction set, by the name of its kernel table; for tests and benches.
-void quantize_rows_with(std::string_view isa, DType type, const float* x, std::byte* out, std::int64_t rows,
+/// The same with the code for some vector instructions; for tests and benches.
+void quantize_rows_with(Vectors vectors, DType type, const float* x, std::byte* out, std::int64_t rows,
                         std::int64_t cols, const float* importance);
 
 }  // namespace fettle::kit

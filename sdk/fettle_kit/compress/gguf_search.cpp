@@ -52,11 +52,11 @@ bool has_better_search(DType type, bool weighted) {
   return search_of(block_searches_plain, type) != nullptr;
 }
 
-void better_rows_with(std::string_view isa, DType type, const float* x, std::byte* blocks, std::int64_t rows,
+void better_rows_with(Vectors vectors, DType type, const float* x, std::byte* blocks, std::int64_t rows,
                       std::int64_t cols, const float* importance) {
-  const BlockSearch search = search_of(isa == "avx512" ? block_searches_avx512
-                                       : isa == "avx2" ? block_searches_avx2
-                                                       : block_searches_plain,
+  const BlockSearch search = search_of(vectors == Vectors::avx512 ? block_searches_avx512
+                                       : vectors == Vectors::avx2 ? block_searches_avx2
+                                                                  : block_searches_plain,
                                        type);
   const std::int64_t elems = info(type).block_elems;
   std::vector<float> stored(static_cast<std::size_t>(elems)), w(stored.size());
@@ -75,7 +75,7 @@ void better_rows_with(std::string_view isa, DType type, const float* x, std::byt
 
 void better_rows(DType type, const float* x, std::byte* blocks, std::int64_t rows, std::int64_t cols,
                  const float* importance) {
-  better_rows_with(kernels().name, type, x, blocks, rows, cols, importance);
+  better_rows_with(kernels().vectors, type, x, blocks, rows, cols, importance);
 }
 
 }  // namespace fettle::kit

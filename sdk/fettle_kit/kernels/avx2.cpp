@@ -410,6 +410,7 @@ void thin(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_rows, const 
 
 const KernelTable avx2_kernels = {
     .name = "avx2",
+    .vectors = Vectors::avx2,
     .dot = dot,
     .sum_squares = sum_squares,
     .max = max,

@@ -397,6 +397,7 @@ void thin(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_rows, const 
 
 const KernelTable avx512_kernels = {
     .name = "avx512",
+    .vectors = Vectors::avx512,
     .dot = dot,
     .sum_squares = sum_squares,
     .max = max,

@@ -52,6 +52,9 @@ struct AdamwFactors {
   float scale, beta1, rest1, beta2, rest2, keep, rate, root, epsilon;
 };
 
+/// The vector instructions that a table allows; what code with kernels of its own chooses by.
+enum class Vectors { none, avx2, avx512 };
+
 /// The hot loops for one instruction set. All tables give the same bits for the same input (a NaN may have another
 /// payload): `scalar` says what each function means, and the others are tested against it.
 ///
@@ -60,6 +63,7 @@ struct AdamwFactors {
 /// are added in halves: 8 + 8, 4 + 4, 2 + 2, 1 + 1. Any thread may call any function.
 struct KernelTable {
   const char* name;  ///< "scalar", "avx2", "avx512", "avx512bf16", "amx"
+  Vectors vectors;   ///< of all but bf16 products
 
   float (*dot)(const float* a, const float* b, std::size_t n);     ///< sum of fma(a, b, sum)
   float (*sum_squares)(const float* x, std::size_t n);             ///< dot(x, x)

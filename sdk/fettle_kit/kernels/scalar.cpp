@@ -265,6 +265,7 @@ void thin(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_rows, const 
 
 const KernelTable scalar_kernels = {
     .name = "scalar",
+    .vectors = Vectors::none,
     .dot = dot,
     .sum_squares = sum_squares,
     .max = max,

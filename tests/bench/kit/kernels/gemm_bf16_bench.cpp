@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// bf16 products in GFLOP per second of CPU time of the whole process, which means one core.
+// bf16 products in GFLOP per second of CPU time of the whole process, which means one core; `of_limit` is the share of
+// what the vector instruction that makes them can do, measured just before.
 #include "fettle_kit/kernels/gemm_bf16.h"
+
+#include "machine_limits.h"
 
 #include <benchmark/benchmark.h>
 #include <tbb/task_arena.h>
 
 #include <array>
+#include <string_view>
 #include <vector>
 
 namespace fettle::kit {
@@ -41,9 +45,12 @@ void product(benchmark::State& state, const char* isa, Form form, Operands opera
   const Function function = form == Form::nt   ? Function{matmul_bf16_nt}
                             : form == Form::nn ? Function{matmul_bf16_nn}
                                                : Function{matmul_bf16_tn};
+  const double limit = std::string_view(isa) == "avx512bf16" ? bench::bf16_dot_peak_gflops() : bench::fma_peak_gflops();
   for (auto _ : state) arena.execute([&] { function(MutMatrix(y.data(), m, n), a, b, false, **table); });
   const double gflop = 2e-9 * static_cast<double>(m * n * k) * static_cast<double>(state.iterations());
   state.counters["GFLOP/s"] = benchmark::Counter(gflop, benchmark::Counter::kIsRate);
+  if (std::string_view(isa) != "amx")
+    state.counters["of_limit"] = benchmark::Counter(gflop / limit, benchmark::Counter::kIsRate);
 }
 
 void shapes(benchmark::internal::Benchmark* b) {

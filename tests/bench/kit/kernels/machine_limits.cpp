@@ -32,6 +32,21 @@ __attribute__((target("avx512f"))) void fma_512(long rounds) {
   }
 }
 
+__attribute__((target("avx512f,avx512bf16"))) void dot_512(long rounds) {
+  const __m512 one = _mm512_set1_ps(0.5f);
+  const __m512bh a = _mm512_cvtne2ps_pbh(one, one);
+#define FETTLE_ZERO(i) __m512 s##i = one;
+  FETTLE_CHAINS(FETTLE_ZERO)
+#undef FETTLE_ZERO
+  for (long r = 0; r < rounds; ++r) {
+#define FETTLE_STEP(i)                 \
+  s##i = _mm512_dpbf16_ps(s##i, a, a); \
+  asm volatile("" : "+v"(s##i));
+    FETTLE_CHAINS(FETTLE_STEP)
+#undef FETTLE_STEP
+  }
+}
+
 __attribute__((target("avx2,fma"))) void fma_256(long rounds) {
   const __m256 a = _mm256_set1_ps(0.5f);
 #define FETTLE_ZERO(i) __m256 s##i = a;
@@ -58,18 +73,27 @@ __attribute__((target("avx2"))) void read_all(const std::byte* p, std::size_t n)
   asm volatile("" ::"x"(a), "x"(b), "x"(c), "x"(d));
 }
 
-}  // namespace
-
-double fma_peak_gflops() {
-  const bool wide = __builtin_cpu_supports("avx512f") != 0;
+double rounds_a_second(void (*loop)(long)) {
   constexpr long rounds = 200'000;
   double best = 1e9;
   for (int repeat = 0; repeat < 10; ++repeat) {
     const double start = thread_seconds();
-    wide ? fma_512(rounds) : fma_256(rounds);
+    loop(rounds);
     best = std::min(best, thread_seconds() - start);
   }
-  return 2.0 * 16 * (wide ? 16 : 8) * rounds / best * 1e-9;
+  return rounds / best;
+}
+
+}  // namespace
+
+double fma_peak_gflops() {
+  const bool wide = __builtin_cpu_supports("avx512f") != 0;
+  return 2.0 * 16 * (wide ? 16 : 8) * rounds_a_second(wide ? fma_512 : fma_256) * 1e-9;
+}
+
+double bf16_dot_peak_gflops() {
+  if (!__builtin_cpu_supports("avx512bf16")) return 0;
+  return 4.0 * 16 * 16 * rounds_a_second(dot_512) * 1e-9;
 }
 
 double read_gbps(const std::vector<std::byte>& memory) {

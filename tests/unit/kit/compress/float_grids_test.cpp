@@ -129,8 +129,8 @@ TEST(LargestMagnitude, FindsItInAnyLaneAndShowsNan) {
 std::vector<const FloatLanes*> usable_lanes() {
   std::vector<const FloatLanes*> all{&float_lanes_plain};
   for (const KernelTable* table : usable_kernels()) {
-    if (std::string(table->name) == "avx2") all.push_back(&float_lanes_avx2);
-    if (std::string(table->name) == "avx512") all.push_back(&float_lanes_avx512);
+    if (table->vectors == Vectors::avx2) all.push_back(&float_lanes_avx2);
+    if (table->vectors == Vectors::avx512) all.push_back(&float_lanes_avx512);
   }
   return all;
 }

@@ -121,7 +121,7 @@ TEST(QuantizeRows, EveryInstructionSetEqualsTheReference) {
           std::vector<std::byte> expected(bytes_of(type.dtype, x.size())), got(expected.size());
           encode_blocks_reference(type.dtype, x.data(), expected.data(), rows, cols, q);
           for (const KernelTable* isa : usable_kernels()) {
-            quantize_rows_with(isa->name, type.dtype, x.data(), got.data(), rows, cols, q);
+            quantize_rows_with(isa->vectors, type.dtype, x.data(), got.data(), rows, cols, q);
             EXPECT_TRUE(expected == got) << isa->name << " " << type.name << " " << distribution << " " << rows << "x"
                                          << cols << (weighted ? " weighted" : "");
           }
@@ -180,7 +180,7 @@ TEST(QuantizeRows, EveryInstructionSetEqualsTheReferenceAtTheEdges) {
         if (q == nullptr && needs_importance(type.dtype)) continue;
         std::vector<std::byte> expected(bytes_of(type.dtype, x.size())), got(expected.size());
         encode_blocks_reference(type.dtype, x.data(), expected.data(), 16, 1024, q);
-        quantize_rows_with(isa->name, type.dtype, x.data(), got.data(), 16, 1024, q);
+        quantize_rows_with(isa->vectors, type.dtype, x.data(), got.data(), 16, 1024, q);
         std::int64_t differing = 0;
         for (std::size_t i = 0; i < got.size(); ++i) differing += expected[i] != got[i];
         EXPECT_EQ(differing, 0) << isa->name << " " << type.name << (q ? " weighted" : "");

@@ -27,9 +27,9 @@ std::vector<std::byte> compatible(DType type, const std::vector<float>& x, const
   return out;
 }
 
-std::vector<std::byte> better(std::string_view isa, DType type, const std::vector<float>& x, const float* importance) {
+std::vector<std::byte> better(Vectors vectors, DType type, const std::vector<float>& x, const float* importance) {
   std::vector<std::byte> out = compatible(type, x, importance);
-  better_rows_with(isa, type, x.data(), out.data(), static_cast<std::int64_t>(x.size()) / kCols, kCols, importance);
+  better_rows_with(vectors, type, x.data(), out.data(), static_cast<std::int64_t>(x.size()) / kCols, kCols, importance);
   return out;
 }
 
@@ -62,7 +62,7 @@ TEST(BetterRows, ErrLessThanGgml) {
       for (const float* const q : {static_cast<const float*>(nullptr), importance.data()}) {
         const std::vector<float> x = test::weights(distribution);
         const double before = error_of(type, x, compatible(type, x, q), q),
-                     after = error_of(type, x, better(kernels().name, type, x, q), q);
+                     after = error_of(type, x, better(kernels().vectors, type, x, q), q);
         EXPECT_LT(after, before) << info(type).name << " " << distribution << (q != nullptr ? " weighted" : "");
       }
 }
@@ -73,9 +73,9 @@ TEST(BetterRows, EveryInstructionSetGivesTheSameBytes) {
     for (const std::string_view distribution : test::kDistributions)
       for (const float* const q : {static_cast<const float*>(nullptr), importance.data()}) {
         const std::vector<float> x = test::weights(distribution);
-        const auto expected = better("scalar", type, x, q);
+        const auto expected = better(Vectors::none, type, x, q);
         for (const KernelTable* table : usable_kernels())
-          EXPECT_EQ(better(table->name, type, x, q), expected)
+          EXPECT_EQ(better(table->vectors, type, x, q), expected)
               << table->name << " " << info(type).name << " " << distribution;
       }
 }
@@ -84,21 +84,22 @@ TEST(BetterRows, AreExactWhereTheFormatIs) {
   std::vector<float> x(kCols);
   for (std::size_t i = 0; i < x.size(); ++i) x[i] = 0.5f * static_cast<float>(static_cast<int>(i * 5 % 15) - 7);
   EXPECT_GT(error_of(DType::q4_0, x, compatible(DType::q4_0, x, nullptr), nullptr), 0);
-  EXPECT_EQ(error_of(DType::q4_0, x, better(kernels().name, DType::q4_0, x, nullptr), nullptr), 0);
+  EXPECT_EQ(error_of(DType::q4_0, x, better(kernels().vectors, DType::q4_0, x, nullptr), nullptr), 0);
 }
 
 TEST(BetterRows, LeaveAloneWhatCannotBeBeaten) {
   const std::vector<float> zeros(kCols), importance(kCols), ordinary = test::weights("normal", 1);
   for (const DType type : kTypes) {
-    EXPECT_EQ(better(kernels().name, type, zeros, nullptr), compatible(type, zeros, nullptr)) << info(type).name;
+    EXPECT_EQ(better(kernels().vectors, type, zeros, nullptr), compatible(type, zeros, nullptr)) << info(type).name;
     // Columns of no importance have no error.
-    EXPECT_EQ(better(kernels().name, type, ordinary, importance.data()), compatible(type, ordinary, importance.data()))
+    EXPECT_EQ(better(kernels().vectors, type, ordinary, importance.data()),
+              compatible(type, ordinary, importance.data()))
         << info(type).name;
   }
   // Scales beyond f16: there is no finite one to find.
   const std::vector<float> huge(kCols, 1e30f);
   for (const DType type : {DType::q4_0, DType::q5_0})
-    EXPECT_EQ(better(kernels().name, type, huge, nullptr), compatible(type, huge, nullptr)) << info(type).name;
+    EXPECT_EQ(better(kernels().vectors, type, huge, nullptr), compatible(type, huge, nullptr)) << info(type).name;
 }
 
 }  // namespace
