@@ -39,10 +39,11 @@ class EvalCompare {
                fettle::in_range(2, 1 << 24, "tokens"))
         .param("windows", &Params::windows, "measure at most so many windows, from the start; 0: all",
                fettle::at_least(0))
-        .param("precision", &Params::precision,
-               "of the factors of matrix products; bf16 is faster where the processor multiplies it, several times with "
-               "AMX, 1.5 times with AVX512_BF16, and off by about a thousandth of a nat",
-               fettle::one_of({"f32", "bf16"}));
+        .param(
+            "precision", &Params::precision,
+            "of the factors of matrix products; bf16 is faster where the processor multiplies it, several times with "
+            "AMX, 1.5 times with AVX512_BF16, and off by about a thousandth of a nat",
+            fettle::one_of({"f32", "bf16"}));
   }
 
   static Status estimate(const Params& p, const fettle::Inputs& in, fettle::Estimate& e) {
