@@ -100,33 +100,79 @@ def importance(folder):
     return step(folder, "imatrix", "calibrate.imatrix", [MODEL, ("data", "tokens", tokens, {})], {}, "imatrix")
 
 
-def as_phi3(folder, name, keys):
-    """The trained model as a Phi-3 with these keys in its config: the same weights, q, k and v in one tensor, gate and up."""
-    out = folder / name
-    shutil.copytree(PROSE, out)
-    data = (PROSE / "model.safetensors").read_bytes()
+def tensors_of(checkpoint):
+    """By name: dtype, shape, bytes."""
+    data = (checkpoint / "model.safetensors").read_bytes()
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8:8 + size])
-    tensors = {n: (t["dtype"], t["shape"], data[8 + size + t["data_offsets"][0]:8 + size + t["data_offsets"][1]])
-               for n, t in header.items() if n != "__metadata__"}
+    return {n: (t["dtype"], t["shape"], data[8 + size + t["data_offsets"][0]:8 + size + t["data_offsets"][1]])
+            for n, t in header.items() if n != "__metadata__"}
+
+
+def write_like(out, tensors, keys):
+    """The trained model's folder with other tensors, and with these keys in its config."""
+    shutil.copytree(PROSE, out, ignore=lambda *_: ("model.safetensors", "config.json"))
+    entries, at = {}, 0
+    for name, (dtype, shape, content) in tensors.items():
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + len(content)]}
+        at += len(content)
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    (out / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + b"".join(t[2] for t in tensors.values()))
+    (out / "config.json").write_text(json.dumps(json.loads((PROSE / "config.json").read_text()) | keys))
+    return out
+
+
+def as_phi3(folder, name, keys):
+    """The trained model as a Phi-3 with these keys in its config: the same weights, q, k and v in one tensor, gate and up."""
+    tensors = tensors_of(PROSE)
     for whole, parts in (("self_attn.qkv_proj", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")),
                          ("mlp.gate_up_proj", ("mlp.gate_proj", "mlp.up_proj"))):
         for first in [n for n in tensors if parts[0] in n]:
             pieces = [tensors.pop(first.replace(parts[0], part)) for part in parts]
             tensors[first.replace(parts[0], whole)] = (pieces[0][0], [sum(p[1][0] for p in pieces), pieces[0][1][1]],
                                                        b"".join(p[2] for p in pieces))
-    entries, at = {}, 0
-    for n, (dtype, shape, content) in tensors.items():
-        entries[n] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + len(content)]}
-        at += len(content)
-    text = json.dumps(entries).encode()
-    text += b" " * (-len(text) % 8)
-    (out / "model.safetensors").unlink()
-    (out / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + b"".join(t[2] for t in tensors.values()))
-    config = json.loads((PROSE / "config.json").read_text())
-    (out / "config.json").unlink()
-    (out / "config.json").write_text(json.dumps(config | {"model_type": "phi3", "architectures": ["Phi3ForCausalLM"]} | keys))
-    return out
+    return write_like(folder / name, tensors, {"model_type": "phi3", "architectures": ["Phi3ForCausalLM"]} | keys)
+
+
+def as_mixture(folder, name, dense, keys, module, matrices, count=4):
+    """A mixture of experts that computes what the dense checkpoint does: each expert is its MLP, neurons in another order,
+    and the weights of those in use sum to 1. An expert with a matrix of another one would compute something else."""
+    tensors = tensors_of(dense)
+    random = np.random.default_rng(1)
+    for gate in [n for n in tensors if n.endswith("mlp.gate_proj.weight")]:
+        prefix = gate.removesuffix("mlp.gate_proj.weight")
+        parts = [tensors.pop(f"{prefix}mlp.{part}_proj.weight") for part in ("gate", "up", "down")]
+        gate, up, down = (np.frombuffer(content, np.uint16).reshape(shape) for _, shape, content in parts)
+        router = (random.standard_normal((count, gate.shape[1])).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+        tensors[f"{prefix}{module}.gate.weight"] = ("BF16", list(router.shape), router.tobytes())
+        for expert in range(count):
+            order = random.permutation(gate.shape[0])
+            for matrix, value in zip(matrices, (gate[order], up[order], down[:, order])):
+                tensors[f"{prefix}{module}.experts.{expert}.{matrix}.weight"] = ("BF16", list(value.shape), value.tobytes())
+    return write_like(folder / name, tensors, keys)
+
+
+def mixtures(folder):
+    """Mixtral and Qwen3's mixture of experts, which we write but do not compute: llama.cpp computes what we do of the dense
+    checkpoint."""
+    mixtral = as_mixture(folder, "mixtral", PROSE, {
+        "model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "num_local_experts": 4, "num_experts_per_tok": 2},
+        "block_sparse_moe", ("w1", "w3", "w2"))
+    keys = {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}
+    one = np.full(64, 0x3f80, np.uint16).tobytes()
+    norms = {n.replace("q_proj", norm): ("BF16", [64], one)
+             for n in tensors_of(PROSE) if "q_proj" in n for norm in ("q_norm", "k_norm")}
+    qwen3 = write_like(folder / "qwen3", tensors_of(PROSE) | norms, keys)
+    qwen3_moe = as_mixture(folder, "qwen3_moe", qwen3, {
+        "model_type": "qwen3_moe", "architectures": ["Qwen3MoeForCausalLM"], "num_experts": 4, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 768, "norm_topk_prob": True}, "mlp", ("gate_proj", "up_proj", "down_proj"))
+    for mixture, dense in ((mixtral, PROSE), (qwen3_moe, qwen3)):
+        file = folder / f"{mixture.name}.gguf"
+        probe("quantize", mixture, "F32", file)
+        ours = probe("nll", dense, HELD, 256, 0)
+        agrees(f"perplexity of {mixture.name}, its experts the MLP of a dense model", np.exp(ours["nll"]),
+               their_perplexity(file, ours["windows"]), 0.0001)
 
 
 def phi3(folder):
@@ -208,6 +254,7 @@ def main():
         for kind in ("IQ3_XXS", "IQ2_M", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S"):
             perplexity_agrees(folder, PROSE, HELD, kind, imatrix)
         phi3(folder)
+        mixtures(folder)
         narrow = {"ffn_size": 512, "hidden_size": 192, "head_count": 2, "score": "weight"}
         perplexity_agrees(folder, pruned(folder, "narrow", "prune.width", narrow), HELD, "Q8_0")
         perplexity_agrees(folder, pruned(folder, "shallow", "prune.depth", {"remove": [1]}), HELD, "Q8_0")

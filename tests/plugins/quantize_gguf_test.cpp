@@ -363,7 +363,7 @@ TEST(QuantizeGguf, RefusesOtherFamiliesByName) {
   const StepResult r = quantize(Sample{.model_type = "falcon"}.write()).run();
   EXPECT_EQ(r.message,
             "config.json: model type 'falcon' cannot be written as GGUF; supported are llama, mistral, qwen2, qwen3, "
-            "phi3, gemma2 and gemma3_text");
+            "phi3, gemma2, gemma3_text, mixtral and qwen3_moe");
 }
 
 TEST(GgufLayout, RefusesAGemma2ThatLlamaCppWouldComputeOtherwise) {

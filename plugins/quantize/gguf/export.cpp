@@ -171,9 +171,11 @@ class Writer {
     const std::int64_t strip = rows_at_once(t, kStripWeights / cols);
     std::vector<float> x(static_cast<std::size_t>(std::min(strip, chunk.rows) * cols));
     std::byte* out = chunk.bytes.data();
-    for (std::int64_t done = 0; done < chunk.rows; done += strip) {
+    std::int64_t rows = 0;
+    for (std::int64_t done = 0; done < chunk.rows; done += rows) {
       if (progress_.cancelled()) return fail(std::move(chunk), {Code::cancelled, "cancelled"});
-      const std::int64_t rows = std::min(strip, chunk.rows - done);
+      const float* importance = nullptr;
+      rows = std::min({strip, chunk.rows - done, rows_alike(t, chunk.first_row + done, &importance)});
       const std::span<float> values(x.data(), static_cast<std::size_t>(rows * cols));
       gather(t, chunk.first_row + done, rows, cols, values.data());
       if (const std::int64_t bad = count_not_finite(values); bad > 0) {
@@ -183,8 +185,7 @@ class Writer {
           for (float& v : values)
             if (!std::isfinite(v)) v = 0;
       }
-      store(type, options_.metadata.mode, values.data(), out, rows, cols,
-            t.importance.empty() ? nullptr : t.importance.data());
+      store(type, options_.metadata.mode, values.data(), out, rows, cols, importance);
       out += bytes_of(type, values.size());
     }
     return chunk;

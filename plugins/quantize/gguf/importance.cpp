@@ -26,15 +26,16 @@ Result<Importance> Importance::open(const std::string& path) {
   return out;
 }
 
-Result<std::span<const float>> Importance::columns(std::string_view tensor, std::int64_t cols) const {
+Result<std::span<const float>> Importance::columns(std::string_view tensor, std::int64_t cols,
+                                                   std::int64_t experts) const {
   const auto it = columns_.find(tensor);
   if (it == columns_.end()) return std::span<const float>();
-  if (static_cast<std::int64_t>(it->second.size()) != cols)
+  if (static_cast<std::int64_t>(it->second.size()) != cols * experts)
     return Status(
         Code::invalid_argument,
         fmt::format(
             "the importance matrix has {} columns for tensor '{}', which has {}: it was made from another model",
-            it->second.size(), tensor, cols),
+            it->second.size(), tensor, cols * experts),
         "imatrix");
   return std::span<const float>(it->second);
 }

@@ -19,8 +19,10 @@ class Importance {
   /// `path`: what fettle::kit::Imatrix::open() takes.
   static fettle::Result<Importance> open(const std::string& path);
 
-  /// The columns of a tensor; empty if it was never calibrated. An error if there are not `cols` of them.
-  fettle::Result<std::span<const float>> columns(std::string_view tensor, std::int64_t cols) const;
+  /// The columns of a tensor, of a stack those of each expert; empty if it was never calibrated. An error if there are
+  /// not `experts` times `cols` of them.
+  fettle::Result<std::span<const float>> columns(std::string_view tensor, std::int64_t cols,
+                                                 std::int64_t experts = 1) const;
   bool has(std::string_view tensor) const { return columns_.contains(tensor); }
   /// What the quantized file says about it: quantize.imatrix.*
   fettle::kit::GgufMetadata metadata() const;

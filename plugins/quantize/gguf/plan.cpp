@@ -2,6 +2,7 @@
 #include "plan.h"
 
 #include "fettle_kit/io/message.h"
+#include "fettle_kit/model/parameter_values.h"
 #include "fettle_kit/model/weights.h"
 
 #include "target.h"
@@ -47,8 +48,52 @@ std::string fallback_warning(const std::vector<PlannedTensor>& tensors, std::str
                      fmt::join(parts, ", "));
 }
 
+/// The shapes of a mixture of experts, which no Weights opens: all but the MLPs are those of a dense family.
+Status check_experts(const DenseCheckpoint& model, const GgufExperts& experts) {
+  Json config = model.stored().config();
+  config["model_type"] = std::string(experts.dense);
+  for (const char* key : {"num_local_experts", "num_experts", "quantization_config"}) config.erase(key);
+  FETTLE_ASSIGN(const ModelConfig dense, read_model_config(config, model.stored().folder() + "/config.json"));
+  const auto check = [&](const std::string& name, const std::vector<std::int64_t>& shape) -> Status {
+    const DenseTensor* found = model.find(name);
+    if (found != nullptr && found->shape == shape) return {};
+    return {Code::corrupt_data,
+            fmt::format("{}: tensor '{}' {}", model.stored().folder(), name,
+                        found == nullptr ? "is missing"
+                                         : fmt::format("has shape {}, but config.json asks for {}",
+                                                       shape_text(found->shape), shape_text(shape)))};
+  };
+  for (const ModelTensor& t : model_tensors(dense))
+    if (t.name.find(".mlp.") == std::string::npos) FETTLE_TRY(check(t.name, t.shape));
+  return {};
+}
+
+/// The stacks of a mixture of experts, and the routers.
+Status check_stacks(const std::vector<PlannedTensor>& tensors, const GgufExperts& experts, std::int64_t hidden,
+                    std::int64_t layers) {
+  std::map<std::string, const PlannedTensor*> by_name;
+  for (const PlannedTensor& t : tensors) by_name[t.layout.name] = &t;
+  for (std::int64_t layer = 0; layer < layers; ++layer)
+    for (const auto& [name, shape] :
+         {std::pair<const char*, std::vector<std::int64_t>>{"ffn_gate_inp", {experts.count, hidden}},
+          {"ffn_gate_exps", {experts.count, experts.width, hidden}},
+          {"ffn_up_exps", {experts.count, experts.width, hidden}},
+          {"ffn_down_exps", {experts.count, hidden, experts.width}}}) {
+      const std::string wanted = fmt::format("blk.{}.{}.weight", layer, name);
+      const auto found = by_name.find(wanted);
+      if (found == by_name.end())
+        return {Code::corrupt_data, fmt::format("the checkpoint has nothing for tensor '{}'", wanted)};
+      const GgufTensor& t = found->second->layout;
+      if (t.shape != shape)
+        return {Code::corrupt_data, fmt::format("tensor '{}' has shape {}, but config.json asks for {}", t.hf_name,
+                                                shape_text(t.shape), shape_text(shape))};
+    }
+  return {};
+}
+
 /// A config.json that contradicts the tensors would go into the metadata, and the file would load nowhere.
 Status check_config(const DenseCheckpoint& model) {
+  if (const auto experts = gguf_experts(model.stored().config())) return check_experts(model, *experts);
   FETTLE_ASSIGN(const Weights weights, Weights::open(model.stored().folder()));
   FETTLE_TRY(weights.embedding());
   FETTLE_TRY(weights.head());
@@ -86,11 +131,12 @@ Status check_importance(const Plan& plan, bool given) {
 Status choose_by_rules(Plan& plan, const Json& config, const Options& options, bool importance,
                        const std::vector<GgufMixTensor>& tensors) {
   FETTLE_ASSIGN(const std::string architecture, gguf_architecture(config));
+  const auto experts = gguf_experts(config);
   const std::int64_t heads = integer(config, "num_attention_heads"), kv_heads = integer(config, "num_key_value_heads");
   FETTLE_ASSIGN(const auto choices,
                 choose_gguf_types(*options.file,
                                   {architecture, integer(config, "num_hidden_layers"), heads,
-                                   kv_heads > 0 ? kv_heads : heads, importance, integer(config, "num_local_experts")},
+                                   kv_heads > 0 ? kv_heads : heads, importance, experts ? experts->count : 0},
                                   tensors, options.mix));
   for (std::size_t i = 0; i < plan.tensors.size(); ++i) plan.tensors[i].choice = choices[i];
   plan.file_type = options.file->id;
@@ -204,13 +250,17 @@ Result<Plan> plan_export(const DenseCheckpoint& model, const Options& options, c
                                                     integer(config, "vocab_size"), layout.hf_name,
                                                     layout.shape.empty() ? 0 : layout.shape[0]));
     if (importance != nullptr && layout.shape.size() > 1) {
-      FETTLE_ASSIGN(t.importance, importance->columns(layout.name, layout.shape.back()));
+      const std::int64_t stacked = layout.shape.size() > 2 ? layout.shape.front() : 1;
+      FETTLE_ASSIGN(t.importance, importance->columns(layout.name, layout.shape.back(), stacked));
     }
     const bool storable = info(layout.source).gguf >= 0 && layout.source != DType::f64;
     mix_tensors.push_back({layout.name, layout.hf_name, layout.shape, storable ? layout.source : DType::f32});
     t.layout = std::move(layout);
     plan.tensors.push_back(std::move(t));
   }
+  if (const auto experts = gguf_experts(config))
+    FETTLE_TRY(
+        check_stacks(plan.tensors, *experts, integer(config, "hidden_size"), integer(config, "num_hidden_layers")));
   if (options.target) {
     // The id of the type is known later, but not how many bytes it takes.
     FETTLE_ASSIGN(plan.metadata, all_metadata(model.stored(), options.metadata, 0, importance, plan.parameters));

@@ -5,6 +5,7 @@
 #include "fettle_kit/compress/gguf_mix.h"
 #include "fettle_kit/compress/gguf_search.h"
 #include "fettle_kit/io/output_file.h"
+#include "fettle_kit/model/gguf_layout.h"
 #include "fettle_kit/tensor/block_codec.h"
 
 #include "export.h"
@@ -12,6 +13,7 @@
 #include "plan.h"
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
 namespace {
 
@@ -186,9 +188,10 @@ class QuantizeGguf {
     const double tokenizer = static_cast<double>(vocab) * 32;
     if (options.target && options.target->bits <= 0) return static_cast<double>(options.target->bytes);
     // Only what a decoder can be: run() says what is wrong with a config.json that holds anything else.
+    const bool experts = gguf_experts(Json{{"model_type", std::string(model.attribute("architecture"))}}).has_value();
     const auto sane = [](std::int64_t n, std::int64_t most) { return n > 0 && n <= most; };
     if (!sane(layers, 1 << 14) || !sane(hidden, 1 << 24) || !sane(ffn, 1 << 24) || !sane(heads, 1 << 14) ||
-        !sane(kv_heads, 1 << 14) || !sane(vocab, 1 << 24))
+        !sane(kv_heads, 1 << 14) || !sane(vocab, 1 << 24) || experts)
       return model.number("bytes") *
                  (options.target ? options.target->bits / 8
                                  : static_cast<double>(info(options.file->type).block_bytes) /

@@ -97,6 +97,16 @@ void gather(const PlannedTensor& t, std::int64_t first, std::int64_t rows, std::
     for (std::int64_t i = 0; i < rows * cols; ++i) out[i] += 1.0f;
 }
 
+std::int64_t rows_alike(const PlannedTensor& t, std::int64_t row, const float** importance) {
+  const auto [rows, cols] = row_shape(t);
+  *importance = t.importance.empty() ? nullptr : t.importance.data();
+  const std::int64_t parts = static_cast<std::int64_t>(t.importance.size()) / cols;
+  if (parts <= 1) return rows - row;
+  const std::int64_t height = rows / parts;
+  *importance += row / height * cols;
+  return height - row % height;
+}
+
 RowShape row_shape(const PlannedTensor& t) {
   const auto& shape = t.layout.shape;
   std::int64_t elements = 1;

@@ -18,8 +18,9 @@ struct PlannedTensor {
   fettle::kit::GgufTensor layout;
   std::vector<const fettle::kit::DenseTensor*> sources;  ///< their rows make it up, top to bottom; none: computed
   fettle::kit::GgufMixChoice choice;
-  std::span<const float> importance;  ///< of the columns; empty: all the same
-  std::optional<double> error;        ///< measured, where the type was chosen by it
+  /// Of the columns; empty: all the same. Of a stack of experts one after the other, or the same for all.
+  std::span<const float> importance;
+  std::optional<double> error;  ///< measured, where the type was chosen by it
 };
 
 /// A vector whose elements move (a bias of q or k) counts as a column; any other vector as a row.
@@ -30,6 +31,10 @@ RowShape row_shape(const PlannedTensor& tensor);
 
 /// Rows that are best read at a time: those of a packed matrix lie together in the file.
 std::int64_t rows_at_once(const PlannedTensor& tensor, std::int64_t rows);
+
+/// How many rows from `row` on share the importance of their columns, which is `*importance`, or null if it is the same
+/// for all columns.
+std::int64_t rows_alike(const PlannedTensor& tensor, std::int64_t row, const float** importance);
 
 /// Rows first .. first + rows of the tensor as they stand in the GGUF file, in f32. Not of a computed one.
 void gather(const PlannedTensor& tensor, std::int64_t first, std::int64_t rows, std::int64_t cols, float* out);

@@ -23,17 +23,27 @@ struct Sums {
   double error = 0, total = 0;
 };
 
-Sums sums_of(DType type, Mode mode, std::span<const float> x, std::int64_t rows, std::int64_t cols,
-             std::span<const float> importance) {
+/// Rows of t, and which ones they are.
+Sums sums_of(DType type, Mode mode, const PlannedTensor& t, std::span<const float> x,
+             std::span<const std::int64_t> chosen) {
+  const std::int64_t cols = row_shape(t).cols, rows = static_cast<std::int64_t>(chosen.size());
   std::vector<std::byte> stored(bytes_of(type, x.size()));
-  store(type, mode, x.data(), stored.data(), rows, cols, importance.empty() ? nullptr : importance.data());
+  std::vector<const float*> importance(chosen.size());
+  for (std::size_t i = 0; i < chosen.size(); ++i) rows_alike(t, chosen[i], &importance[i]);
+  for (std::int64_t i = 0, n = 0; i < rows; i += n) {  // all at once but for stacks of experts
+    const float* const same = importance[static_cast<std::size_t>(i)];
+    for (n = 1; i + n < rows && importance[static_cast<std::size_t>(i + n)] == same;) ++n;
+    store(type, mode, x.data() + i * cols, stored.data() + bytes_of(type, static_cast<std::uint64_t>(i * cols)), n,
+          cols, same);
+  }
   std::vector<float> back(x.size());
   info(type).to_f32(stored.data(), back.data(), back.size());
   Sums sums;
   for (std::int64_t i = 0; i < rows; ++i)
     for (std::int64_t j = 0; j < cols; ++j) {
       const auto at = static_cast<std::size_t>(i * cols + j);
-      const double weight = importance.empty() ? 1.0 : static_cast<double>(importance[static_cast<std::size_t>(j)]);
+      const float* const of_row = importance[static_cast<std::size_t>(i)];
+      const double weight = of_row == nullptr ? 1.0 : static_cast<double>(of_row[j]);
       const double w = static_cast<double>(x[at]), difference = w - static_cast<double>(back[at]);
       sums.error += weight * difference * difference;
       sums.total += weight * w * w;
@@ -47,12 +57,16 @@ std::vector<StorageOption> options_of(const PlannedTensor& t, Mode mode, const s
   if (candidates.size() == 1) return {{candidates[0], bytes_of(candidates[0], elements), 0}};
   const std::int64_t taken = std::clamp<std::int64_t>(kSample / cols, 1, rows);
   std::vector<float> x(static_cast<std::size_t>(taken * cols));
-  for (std::int64_t i = 0; i < taken; ++i) gather(t, i * rows / taken, 1, cols, x.data() + i * cols);
+  std::vector<std::int64_t> chosen;
+  for (std::int64_t i = 0; i < taken; ++i) {
+    chosen.push_back(i * rows / taken);
+    gather(t, chosen.back(), 1, cols, x.data() + i * cols);
+  }
   for (float& v : x)
     if (!std::isfinite(v)) v = 0;  // whoever writes the file says what is wrong
   std::vector<StorageOption> out;
   for (const DType type : candidates) {
-    const Sums sums = sums_of(type, mode, x, taken, cols, t.importance);
+    const Sums sums = sums_of(type, mode, t, x, chosen);
     out.push_back({type, bytes_of(type, elements), sums.total > 0 ? sums.error / sums.total : 0});
   }
   return out;

@@ -205,7 +205,8 @@ bool needs_gguf_importance(std::string_view tensor, DType type) {
 GgufFixedType fixed_gguf_type(const GgufMixTensor& t, const GgufMixOptions& options) {
   if (!is_quantizable(t, options.keep_output)) {
     const bool matrix = t.shape.size() >= 2 && t.name.ends_with(".weight") && !contains(t.name, "_norm.weight");
-    return {false, matrix ? t.source : f32};
+    const bool router = contains(t.name, "ffn_gate_inp.weight");  // the converter makes it f32
+    return {false, matrix && !router ? t.source : f32};
   }
   std::optional<DType> type;
   if (t.name == "output.weight") type = options.output_type;

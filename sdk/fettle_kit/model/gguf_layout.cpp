@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <map>
 #include <numbers>
 #include <optional>
 #include <tuple>
@@ -19,8 +20,18 @@ namespace {
 
 constexpr std::pair<std::string_view, std::string_view> kArchitectures[] = {
     // model_type, general.architecture
-    {"llama", "llama"}, {"mistral", "llama"}, {"qwen2", "qwen2"},        {"qwen3", "qwen3"},
-    {"phi3", "phi3"},   {"gemma2", "gemma2"}, {"gemma3_text", "gemma3"},
+    {"llama", "llama"},   {"mistral", "llama"},      {"qwen2", "qwen2"},   {"qwen3", "qwen3"},        {"phi3", "phi3"},
+    {"gemma2", "gemma2"}, {"gemma3_text", "gemma3"}, {"mixtral", "llama"}, {"qwen3_moe", "qwen3moe"},
+};
+
+/// Mixtures of experts: the dense family that has all else, and the key of their width.
+struct ExpertFamily {
+  std::string_view model_type, dense;
+  const char* width;
+};
+constexpr ExpertFamily kExpertFamilies[] = {
+    {"mixtral", "llama", "intermediate_size"},
+    {"qwen3_moe", "qwen3", "moe_intermediate_size"},
 };
 
 constexpr std::pair<std::string_view, std::string_view> kGlobalNames[] = {
@@ -52,6 +63,18 @@ constexpr BlockName kPhi3Names[] = {
     {"mlp.up_proj", "ffn_up"},
 };
 
+/// The router and the stacks of experts' matrices, by the names of either family.
+constexpr BlockName kExpertNames[] = {
+    {"block_sparse_moe.gate", "ffn_gate_inp"},
+    {"block_sparse_moe.experts.w1", "ffn_gate_exps"},
+    {"block_sparse_moe.experts.w3", "ffn_up_exps"},
+    {"block_sparse_moe.experts.w2", "ffn_down_exps"},
+    {"mlp.gate", "ffn_gate_inp"},
+    {"mlp.experts.gate_proj", "ffn_gate_exps"},
+    {"mlp.experts.up_proj", "ffn_up_exps"},
+    {"mlp.experts.down_proj", "ffn_down_exps"},
+};
+
 /// "model.layers.12.mlp.up_proj.weight" -> {12, "mlp.up_proj", ".weight"}; nothing if it is not of that form.
 struct LayerName {
   std::int64_t layer;
@@ -73,6 +96,25 @@ std::optional<LayerName> parse_layer_name(std::string_view name) {
   return LayerName{layer, name.substr(0, dot), name.substr(dot)};
 }
 
+/// "model.layers.0.mlp.experts.3.up_proj.weight" is expert 3 of "model.layers.0.mlp.experts.up_proj.weight".
+struct ExpertName {
+  std::string stack;
+  std::int64_t expert;
+};
+std::optional<ExpertName> parse_expert_name(const std::string& name) {
+  constexpr std::string_view experts = ".experts.";
+  const std::size_t at = name.find(experts);
+  if (at == std::string::npos) return std::nullopt;
+  const std::size_t first = at + experts.size(), dot = name.find('.', first);
+  if (dot == std::string::npos || dot == first || dot - first > 5) return std::nullopt;
+  std::int64_t expert = 0;
+  for (std::size_t i = first; i < dot; ++i) {
+    if (name[i] < '0' || name[i] > '9') return std::nullopt;
+    expert = expert * 10 + (name[i] - '0');
+  }
+  return ExpertName{name.substr(0, first) + name.substr(dot + 1), expert};
+}
+
 /// What a checkpoint may hold beside the model: caches, and scales of quantized keys and values.
 bool is_no_weight(std::string_view name) {
   return name.ends_with(".rotary_emb.inv_freq") || name.ends_with(".attention.bias") ||
@@ -87,6 +129,8 @@ std::vector<BlockName> block_names(std::string_view architecture) {
   if (is_gemma(architecture)) names.assign(std::begin(kGemmaNames), std::end(kGemmaNames));
   if (architecture == "phi3") names.assign(std::begin(kPhi3Names), std::end(kPhi3Names));
   names.insert(names.end(), std::begin(kBlockNames), std::end(kBlockNames));
+  if (architecture == "llama" || architecture == "qwen3moe")
+    names.insert(names.end(), std::begin(kExpertNames), std::end(kExpertNames));
   return names;
 }
 
@@ -245,6 +289,45 @@ Status check_phi3(const Json& config) {
   return {};
 }
 
+/// What llama.cpp fixes for mixtures of experts and a config may say otherwise.
+Status check_experts(const Json& config, const GgufExperts& experts) {
+  constexpr std::int64_t most = 1 << 16;
+  if (experts.count < 2 || experts.count > most || experts.used < 1 || experts.used > experts.count)
+    return unsupported(fmt::format("it has {} experts and uses {} of them, expected 2 to {} and at least one of them",
+                                   experts.count, experts.used, most));
+  if (text(config, "model_type") != "qwen3_moe") return {};
+  // The keys of Qwen3: llama.cpp scales the weights of the chosen experts to a sum of 1, and has experts in all layers.
+  const Json* scaled = find(config, "norm_topk_prob");
+  if (!scaled || *scaled != true)
+    return unsupported(
+        "'norm_topk_prob' is not true, but llama.cpp scales the weights of the experts in use to a sum of 1");
+  const Json* dense = find(config, "mlp_only_layers");
+  if (integer(config, "decoder_sparse_step").value_or(1) != 1 || (dense && dense->is_array() && !dense->empty()))
+    return unsupported(
+        "some layers have no experts ('decoder_sparse_step', 'mlp_only_layers'), but llama.cpp has them in all");
+  return {};
+}
+
+/// The place of an expert's matrix in the stack of all of them.
+Status add_expert(GgufTensor& stack, const ExpertName& name, const TensorSpec& spec, std::int64_t count) {
+  const auto fail = [&](const std::string& problem) {
+    return Status(Code::corrupt_data, fmt::format("tensor '{}' {}", spec.name, problem));
+  };
+  if (name.expert >= count) return fail(fmt::format("is there, but config.json says that there are {} experts", count));
+  if (stack.parts.empty()) {
+    if (spec.shape.size() != 2) return fail("is no matrix");
+    stack.hf_name = name.stack;
+    stack.parts.resize(static_cast<std::size_t>(count));
+    stack.shape = {count, spec.shape[0], spec.shape[1]};
+    stack.source = spec.dtype;
+  }
+  if (spec.shape.size() != 2 || spec.shape[0] != stack.shape[1] || spec.shape[1] != stack.shape[2])
+    return fail("has not the shape of the other experts' matrices");
+  if (spec.dtype != stack.source) stack.source = DType::f32;  // holds any of them
+  stack.parts[static_cast<std::size_t>(name.expert)] = spec.name;
+  return {};
+}
+
 /// 135M, 1.2B: at least two digits.
 std::string size_label(std::int64_t parameters) {
   auto count = static_cast<double>(parameters);
@@ -282,6 +365,15 @@ class MetadataList {
   GgufMetadata list;
 };
 
+/// size_label() of a model, or "8x1.2B": so many experts, and the size that one of them and all else have.
+std::string size_label_of(const Json& config, std::int64_t parameters) {
+  const auto experts = gguf_experts(config);
+  if (!experts) return size_label(parameters);
+  const std::int64_t one = 3 * experts->width * integer(config, "hidden_size").value_or(0) *
+                           integer(config, "num_hidden_layers").value_or(0);
+  return fmt::format("{}x{}", experts->count, size_label(parameters - (experts->count - 1) * one));
+}
+
 /// What the converter writes of a Phi-3, which goes its own way.
 void phi3_metadata(MetadataList& m, const Json& config) {
   m.u32("phi3.context_length", integer(config, "max_position_embeddings"));
@@ -305,10 +397,22 @@ Result<std::string> gguf_architecture(const Json& config) {
   const std::string type = text(config, "model_type");
   for (const auto& [model_type, architecture] : kArchitectures)
     if (type == model_type) return std::string(architecture);
-  return unsupported(
-      fmt::format("model type '{}' cannot be written as GGUF; supported are llama, mistral, qwen2, qwen3, phi3, gemma2 "
-                  "and gemma3_text",
-                  type));
+  return unsupported(fmt::format(
+      "model type '{}' cannot be written as GGUF; supported are llama, mistral, qwen2, qwen3, phi3, gemma2, "
+      "gemma3_text, mixtral and qwen3_moe",
+      type));
+}
+
+std::optional<GgufExperts> gguf_experts(const Json& config) {
+  const std::string type = text(config, "model_type");
+  for (const ExpertFamily& family : kExpertFamilies) {
+    if (type != family.model_type) continue;
+    auto count = integer(config, "num_local_experts");  // by version of transformers
+    if (!count) count = integer(config, "num_experts");
+    return GgufExperts{family.dense, count.value_or(0), integer(config, "num_experts_per_tok").value_or(0),
+                       integer(config, family.width).value_or(0)};
+  }
+  return std::nullopt;
 }
 
 std::string gguf_name(std::string_view architecture, std::string_view hf_name) {
@@ -356,11 +460,18 @@ Result<std::vector<GgufTensor>> gguf_tensors(const Json& config, const std::vect
   if (architecture == "gemma2") FETTLE_TRY(check_gemma2(config));
   if (architecture == "gemma3") FETTLE_TRY(check_gemma3(config));
   if (architecture == "phi3") FETTLE_TRY(check_phi3(config));
+  const auto experts = gguf_experts(config);
+  if (experts) FETTLE_TRY(check_experts(config, *experts));
   const std::int64_t head_dim = head_dim_of(config, architecture);
   FETTLE_ASSIGN(const std::vector<StoredTensor> stored, join_fused(config, checkpoint));
+  std::map<std::string, GgufTensor> stacks;
   std::vector<GgufTensor> tensors;
   for (const auto& [spec, parts] : stored) {
     if (is_no_weight(spec.name) || (spec.name == "lm_head.weight" && is_tied(config, architecture))) continue;
+    if (const auto expert = experts ? parse_expert_name(spec.name) : std::nullopt) {
+      FETTLE_TRY(add_expert(stacks[expert->stack], *expert, spec, experts->count));
+      continue;
+    }
     GgufTensor t{gguf_name(architecture, spec.name), spec.name, parts, spec.shape, spec.dtype, 0, false, {}};
     if (t.name.empty())
       return Status(Code::unsupported, fmt::format("tensor '{}' has no name in a GGUF file of architecture '{}'",
@@ -373,6 +484,18 @@ Result<std::vector<GgufTensor>> gguf_tensors(const Json& config, const std::vect
     }
     t.plus_one = gguf_adds_one(architecture, spec.name);
     tensors.push_back(std::move(t));
+  }
+  for (auto& [name, stack] : stacks) {
+    stack.name = gguf_name(architecture, name);
+    if (stack.name.empty())
+      return Status(Code::unsupported, fmt::format("tensor '{}' has no name in a GGUF file of architecture '{}'",
+                                                   stack.parts.front(), architecture));
+    for (std::size_t e = 0; e < stack.parts.size(); ++e)
+      if (stack.parts[e].empty())
+        return Status(Code::corrupt_data,
+                      fmt::format("tensor '{}' has no expert {}, but config.json says that there are {}", name, e,
+                                  stack.parts.size()));
+    tensors.push_back(std::move(stack));
   }
   const auto add_factors = [&](const char* name, std::vector<float> factors) {
     const auto count = static_cast<std::int64_t>(factors.size());
@@ -436,8 +559,8 @@ Result<GgufMetadata> gguf_model_metadata(const Json& config, const Json& generat
   std::string name = text(config, "_name_or_path");
   while (name.ends_with('/')) name.pop_back();
   name = name.substr(name.rfind('/') + 1);
-  m.string("general.name", name.empty() ? fmt::format("{}-{}", architecture, size_label(parameters)) : name);
-  m.string("general.size_label", size_label(parameters));
+  m.string("general.name", name.empty() ? fmt::format("{}-{}", architecture, size_label_of(config, parameters)) : name);
+  m.string("general.size_label", size_label_of(config, parameters));
   if (architecture == "phi3") {
     phi3_metadata(m, config);
     return std::move(m.list);
@@ -483,6 +606,11 @@ Result<GgufMetadata> gguf_model_metadata(const Json& config, const Json& generat
   }
   const auto epsilon = number(config, "rms_norm_eps");
   m.f32(key("attention.layer_norm_rms_epsilon"), epsilon.value_or(1e-6));
+  const auto experts = gguf_experts(config);
+  if (experts) {
+    m.u32(key("expert_count"), experts->count);
+    m.u32(key("expert_used_count"), experts->used);
+  }
   const auto dim = or_gemma(integer(config, "head_dim"), 256);
   m.u32(key("attention.key_length"), dim);
   m.u32(key("attention.value_length"), dim);
@@ -492,6 +620,7 @@ Result<GgufMetadata> gguf_model_metadata(const Json& config, const Json& generat
   }
   if (gemma) m.f32(key("final_logit_softcapping"), number(config, "final_logit_softcapping"));
   if (is_gemma(architecture)) m.u32(key("attention.sliding_window"), integer(config, "sliding_window"));
+  if (architecture == "qwen3moe") m.u32("qwen3moe.expert_feed_forward_length", experts->width);
   if (architecture == "llama") {
     m.u32("llama.vocab_size", integer(config, "vocab_size"));
     m.u32("llama.rope.dimension_count", head_dim_of(config, architecture));
@@ -548,6 +677,7 @@ Result<Json> config_from_gguf(const GgufReader& file) {
                     architecture));
   const bool gemma = architecture == "gemma3";
   const auto key = [&](std::string_view rest) { return fmt::format("{}.{}", architecture, rest); };
+  if (file.integer(key("expert_count"), 0) > 0) return fail("mixtures of experts can be written, but not read");
   const TensorView* embedding = file.tensor("token_embd.weight");
   if (!embedding || embedding->shape.size() != 2) return fail("tensor 'token_embd.weight' is missing or no matrix");
 

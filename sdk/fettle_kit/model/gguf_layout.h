@@ -7,6 +7,7 @@
 #include "fettle_kit/io/safetensors.h"
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,10 +15,19 @@
 namespace fettle::kit {
 
 /// How a Hugging Face checkpoint lies in a GGUF file: names, order of rows, metadata; for Llama (and Mistral), Qwen2,
-/// Qwen3, Phi-3, Gemma 2 and 3. Both ways, without the weights. The weights of other families are refused by name.
+/// Qwen3, Phi-3, Gemma 2 and 3. Both ways, without the weights. Mixtral and Qwen3's mixture of experts one way: we
+/// write them, but do not compute them. The weights of other families are refused by name.
 
-/// general.architecture for a config.json: "llama", "qwen2", "qwen3", "phi3", "gemma2" or "gemma3".
+/// general.architecture for a config.json: "llama", "qwen2", "qwen3", "qwen3moe", "phi3", "gemma2" or "gemma3".
 Result<std::string> gguf_architecture(const Json& config);
+
+/// A mixture of experts: what its MLPs are.
+struct GgufExperts {
+  std::string_view dense;  ///< model_type of the family that is the same but for them
+  std::int64_t count = 0, used = 0, width = 0;
+};
+/// Nothing for other models.
+std::optional<GgufExperts> gguf_experts(const Json& config);
 
 /// The GGUF name of a tensor of a checkpoint, "" if GGUF has none for it. The parts of a fused tensor have the name of
 /// the whole.
@@ -50,7 +60,8 @@ bool is_gguf_rope_factors(std::string_view gguf_name);
 struct GgufTensor {
   std::string name;
   std::string hf_name;              ///< "" for factors of rope, which the config gives
-  std::vector<std::string> parts;   ///< tensors of the checkpoint whose rows make it up, top to bottom
+  std::vector<std::string> parts;   ///< tensors of the checkpoint whose rows make it up, top to bottom: those that a
+                                    ///< family fuses, or all experts'
   std::vector<std::int64_t> shape;  ///< row-major
   DType source = DType::f32;        ///< how the checkpoint stores it
   std::int64_t head_dim = 0;        ///< not 0: rows go through gguf_source_row
@@ -60,7 +71,8 @@ struct GgufTensor {
 
 /// All tensors of the file in the order of llama.cpp's quantizer: those without a layer first, then layer by layer,
 /// by name. `checkpoint` lists fused tensors in parts, as Checkpoint does. Rotary caches and scales of a cache of keys
-/// and values are left out; any other tensor without a GGUF name is an error that names it.
+/// and values are left out; any other tensor without a GGUF name is an error that names it. The matrices of experts are
+/// stacked, [experts, rows, columns]; corrupt_data if one is missing or has another shape.
 Result<std::vector<GgufTensor>> gguf_tensors(const Json& config, const std::vector<TensorSpec>& checkpoint);
 
 /// The factors of Llama 3 rope scaling, [head_dim / 2]; empty if the config has none.

@@ -225,7 +225,7 @@ std::string moe_layers(std::string_view type, const std::string& role, std::int6
       tensors.push_back({blk + part + ".weight", "", {256, 256}, DType::bf16});
     for (const char* part : {"ffn_down_exps", "ffn_gate_exps", "ffn_up_exps"})
       tensors.push_back({blk + part + ".weight", "", {experts, 256, 256}, DType::bf16});
-    tensors.push_back({blk + "ffn_gate_inp.weight", "", {experts, 256}, DType::f32});
+    tensors.push_back({blk + "ffn_gate_inp.weight", "", {experts, 256}, DType::bf16});
   }
   const auto choices = choose_gguf_types(*find_gguf_file_type(type), {"llama", 8, 8, 4, true, experts}, tensors, {});
   EXPECT_TRUE(choices.ok()) << choices.error().message();
@@ -248,7 +248,7 @@ TEST(GgufMix, GivesEightExpertsBetterAttention) {
   EXPECT_EQ(moe_layers("IQ2_XS", "attn_v", 4), "44444444");
   EXPECT_EQ(moe_layers("MXFP4_MOE", "ffn_down_exps", 8), "xxxxxxxx");  // the x of mxfp4
   EXPECT_EQ(moe_layers("MXFP4_MOE", "attn_q", 8), "88888888");
-  EXPECT_EQ(moe_layers("Q4_K_M", "ffn_gate_inp", 8), "33333333");  // f32: a router stays as it is
+  EXPECT_EQ(moe_layers("Q4_K_M", "ffn_gate_inp", 8), "33333333");  // f32: a router
 }
 
 }  // namespace
