@@ -388,6 +388,63 @@ TEST(GgufLayout, RefusesAGemma2ThatLlamaCppWouldComputeOtherwise) {
             "config.json: 'rope_theta' is 1e+06, but a gemma2 GGUF file cannot say so: it is 10000");
 }
 
+Json long_phi3() {
+  return Json{{"model_type", "phi3"},
+              {"num_hidden_layers", 2},
+              {"hidden_size", 32},
+              {"intermediate_size", 64},
+              {"num_attention_heads", 4},
+              {"num_key_value_heads", 2},
+              {"max_position_embeddings", 1024},
+              {"original_max_position_embeddings", 64},
+              {"rms_norm_eps", 1e-5},
+              {"rope_theta", 10000.0},
+              {"sliding_window", 100},
+              {"rope_scaling", {{"type", "longrope"}, {"short_factor", {1, 1, 1, 2}}, {"long_factor", {2, 3, 4, 5}}}}};
+}
+
+TEST(GgufLayout, WritesLongRopeAsTheConverterDoes) {
+  const auto tensors = gguf_tensors(long_phi3(), {});
+  ASSERT_TRUE(tensors.ok()) << tensors.error().message();
+  ASSERT_EQ(tensors->size(), 2U);
+  EXPECT_EQ((*tensors)[0].name, "rope_factors_long.weight");
+  EXPECT_EQ((*tensors)[0].factors, (std::vector<float>{2, 3, 4, 5}));
+  EXPECT_EQ((*tensors)[1].name, "rope_factors_short.weight");
+  EXPECT_EQ((*tensors)[1].factors, (std::vector<float>{1, 1, 1, 2}));
+  const auto metadata = gguf_model_metadata(long_phi3(), nullptr, 1000);
+  ASSERT_TRUE(metadata.ok()) << metadata.error().message();
+  std::vector<std::string> keys;
+  for (const auto& [key, value] : *metadata) keys.push_back(key);
+  EXPECT_EQ(keys,
+            (std::vector<std::string>{
+                "general.architecture", "phi3.rope.scaling.attn_factor", "general.type", "general.name",
+                "general.size_label", "phi3.context_length", "phi3.rope.scaling.original_context_length",
+                "phi3.embedding_length", "phi3.feed_forward_length", "phi3.block_count", "phi3.attention.head_count",
+                "phi3.attention.head_count_kv", "phi3.attention.layer_norm_rms_epsilon", "phi3.rope.dimension_count",
+                "phi3.rope.freq_base", "phi3.attention.sliding_window"}));
+  EXPECT_FLOAT_EQ(std::get<float>((*metadata)[1].second), std::sqrt(1 + std::log(16.0F) / std::log(64.0F)));
+}
+
+TEST(GgufLayout, RefusesAPhi3ThatLlamaCppWouldNotLoad) {
+  const auto message = [&](const char* key, Json value) {
+    Json config = long_phi3();
+    config[key] = std::move(value);
+    return gguf_tensors(config, {}).error().message();
+  };
+  EXPECT_EQ(
+      message("head_dim", 6),
+      "config.json: the heads are 24 wide in all, but llama.cpp wants 'hidden_size' of them in a phi3, 32: keep all "
+      "heads when you prune one for llama.cpp");
+  EXPECT_EQ(message("num_attention_heads", std::int64_t{1} << 40),
+            "config.json: it has 1099511627776 heads of 0 numbers");
+  EXPECT_EQ(message("rope_scaling", {{"rope_type", "yarn"}}),
+            "config.json: rope type 'yarn' has no place in a phi3 GGUF file; known are default and longrope");
+  EXPECT_EQ(message("rope_scaling", {{"rope_type", "longrope"}, {"long_factor", {1, 1, 1, 1}}, {"short_factor", {1}}}),
+            "config.json: rope's 'short_factor' is not 4 positive numbers, one a pair");
+  EXPECT_EQ(message("original_max_position_embeddings", 1),
+            "config.json: 'original_max_position_embeddings' is 1, expected 2 or more");
+}
+
 TEST(QuantizeGguf, RefusesAConfigThatNoDecoderHas) {
   const std::string folder = Sample{}.write();
   const auto with = [&](const char* key, Json value) {

@@ -244,7 +244,9 @@ std::int64_t original_context(const Json& config) {
 std::int64_t rotated_of(const Json& config) {
   auto share = number(rope_parameters(config), "partial_rotary_factor");
   if (!share) share = number(config, "partial_rotary_factor");
-  return static_cast<std::int64_t>(share.value_or(1) * static_cast<double>(head_dim_of(config, "phi3")));
+  const std::int64_t head_dim = head_dim_of(config, "phi3");
+  return share && *share > 0 && *share < 1 ? static_cast<std::int64_t>(*share * static_cast<double>(head_dim))
+                                           : head_dim;
 }
 /// By how much frequencies are divided; empty if the config has none.
 std::vector<float> long_rope_factors(const Json& config, const char* key) {
@@ -265,7 +267,11 @@ double long_rope_magnitude(const Json& config) {
 /// What llama.cpp fixes for Phi-3 and a config may say otherwise.
 Status check_phi3(const Json& config) {
   const std::int64_t hidden = integer(config, "hidden_size").value_or(0),
-                     width = integer(config, "num_attention_heads").value_or(0) * head_dim_of(config, "phi3");
+                     heads = integer(config, "num_attention_heads").value_or(0), head_dim = head_dim_of(config, "phi3");
+  constexpr std::int64_t most = 1 << 20;
+  if (heads < 1 || heads > most || head_dim < 1 || head_dim > most)
+    return unsupported(fmt::format("it has {} heads of {} numbers", heads, head_dim));
+  const std::int64_t width = heads * head_dim;
   if (width != hidden)
     return unsupported(
         fmt::format("the heads are {} wide in all, but llama.cpp wants 'hidden_size' of them in a phi3, {}: keep all "
