@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/eval/model_cost.h"
 
+#include "fettle_kit/kernels/gemm_bf16.h"
 #include "fettle_kit/model/decoder.h"
 
 #include <algorithm>
@@ -34,8 +35,8 @@ double ModelCost::forward_bytes(double rows, Precision precision) const {
   const double width = widest_attention * hidden;
   const double at_once = std::max(16.0, (16 << 20) / std::max(1.0, vocab));  // Decoder::logit_rows()
   const double logits = std::min(rows, at_once) * vocab * sizeof(float);
-  // A product of bf16 factors packs both (gemm_bf16.cpp): 4096 rows of weights, 2048 of activations, 2048 deep.
-  const double factors = precision == Precision::bf16 ? (4096 + std::min(rows, 2048.0)) * 2048 * 2 : 0;
+  const double factors =
+      precision == Precision::bf16 ? static_cast<double>(bf16_packed_bytes(static_cast<std::int64_t>(rows))) : 0;
   // What no kernel multiplies with as it is stored becomes f32 panel by panel (panels.h).
   const bool panels = packed || (precision == Precision::bf16 && !bf16);
   const double panel = panels ? std::min<double>(kPanelWeights, hidden * std::max({width, ffn, vocab})) : 0;

@@ -142,6 +142,10 @@ void matmul_bf16_nt(MutMatrix y, ConstMatrix x, const StoredMatrix& w, bool accu
   });
 }
 
+std::int64_t bf16_packed_bytes(int64_t rows, const KernelTable& t) {
+  return (kChunkCols + std::min(rows, kChunkRows)) * t.bf16->block_depth * t.bf16->element_bytes;
+}
+
 void matmul_bf16_nn(MutMatrix y, Bf16Operand x, Bf16Operand w, bool accumulate, const KernelTable& t) {
   check(x.rows == y.rows && w.cols == y.cols && x.cols == w.rows, "matmul_bf16_nn", y, x.rows, w.cols, x.cols, w.rows);
   product(y, x.cols, x, false, w, true, accumulate, *t.bf16);

@@ -44,6 +44,9 @@ void matmul_bf16_nt(MutMatrix y, Bf16Operand x, Bf16Operand w, bool accumulate =
 void matmul_bf16_nt(MutMatrix y, ConstMatrix x, const StoredMatrix& w, bool accumulate = false,
                     const KernelTable& table = kernels());
 
+/// Bytes that a product of so many rows of x holds at most of factors that it packed.
+std::int64_t bf16_packed_bytes(std::int64_t rows, const KernelTable& table = kernels());
+
 /// y[i,j] = sum_k x[i,k] * w[k,j]: x [M, K], w [K, N]; dx = dy w.
 void matmul_bf16_nn(MutMatrix y, Bf16Operand x, Bf16Operand w, bool accumulate = false,
                     const KernelTable& table = kernels());
