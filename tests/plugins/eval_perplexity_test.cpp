@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fettle_kit/io/output_file.h"
+#include "fettle_kit/kernels/gemm_bf16.h"
 #include "fettle_kit/text/token_set.h"
 
 #include "plugins/harness.h"
@@ -192,6 +193,19 @@ TEST(EvalPerplexity, EstimatesAPanelOfAQuantizedCheckpointAsF32) {
   };
   EXPECT_EQ(memory("gptq.int4", "2048", "4") - memory("bf16", "2048", "4"), 4u * 256 * 2048);
   EXPECT_EQ(memory("gptq.int4", "65536", "90") - memory("bf16", "65536", "90"), 16u << 20);
+}
+
+TEST(EvalPerplexity, EstimatesTheFactorsThatBf16ProductsPack) {
+  const auto memory = [](const char* precision) {
+    return perplexity()
+        .input("model", "model", "",
+               {{"layout", "hf"}, {"weights", "bf16"}, {"hidden", "256"}, {"ffn", "768"}, {"vocab", "1024"}})
+        .input("tokens", "tokens", "", {{"sequences", "1"}, {"length", "512"}})
+        .param("precision", precision)
+        .estimate()
+        .estimate.memory_bytes;
+  };
+  EXPECT_EQ(memory("bf16") - memory("f32"), static_cast<std::uint64_t>(kit::bf16_packed_bytes(512)));
 }
 
 }  // namespace
