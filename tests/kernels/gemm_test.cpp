@@ -220,6 +220,35 @@ TEST(MatrixProduct, HoldsAPanelOfTheRowsOfASource) {
   }
 }
 
+TEST(MatrixProduct, OfStoredWeightsIsTheSameForAnyFewRowsAndAroundEveryBorder) {
+  Random random(9);
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    const DTypeInfo& type = info(dtype);
+    for (std::int64_t m = 1; m <= 16; ++m) {
+      for (const std::int64_t n : {15, 16, 17, 33}) {
+        for (const std::int64_t k : {1, 15, 31, 32, 33, 64, 95}) {
+          const Owned x(m, k, k, random), w(n, k, k, random);
+          std::vector<std::byte> stored(bytes_of(dtype, static_cast<std::uint64_t>(n * k)));
+          type.from_f32(w.data.data(), stored.data(), w.data.size());
+          std::vector<float> values(w.data.size());
+          type.to_f32(stored.data(), values.data(), values.size());
+          Owned expected(m, n, n, random), got(m, n, n, random);
+          naive(
+              expected, k, false, [&](auto i, auto d) { return ConstMatrix(x)(i, d); },
+              [&](auto d, auto j) { return values[static_cast<std::size_t>(j * k + d)]; });
+          for (const KernelTable* table : usable_kernels()) {
+            matmul_nt(got, x, StoredMatrix{stored.data(), dtype, n, k}, false, *table);
+            expect_same(got.data, expected.data,
+                        std::string(type.name) + " " + table->name + " " + std::to_string(m) + " x " +
+                            std::to_string(n) + " x " + std::to_string(k));
+            if (HasFatalFailure()) return;
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(MatrixProduct, OfStoredBlocksIsThatOfTheirValues) {
   Random random(8);
   const DTypeInfo& type = info(DType::q8_0);

@@ -94,7 +94,7 @@ class QueryTile {
           t_.tile(scores_ + s, kPackedStride, queries_ + r0 * kPackedStride, k + s, kKeyTile, dim, rows,
                   std::min<int64_t>(t_.tile_cols, seen - s), false);
       } else {
-        t_.thin_f32(scores_, kPackedStride, queries_by_depth_, rows_, k, k_stride, seen, dim, false);
+        t_.thin_f32(scores_, kPackedStride, queries_by_depth_, rows_, k, k_stride, seen, dim, false, nullptr);
       }
       weigh(r0, rows, start, seen);
       for (int64_t d = 0; d < dim; d += t_.tile_cols)

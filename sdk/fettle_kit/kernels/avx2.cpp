@@ -321,16 +321,17 @@ struct Sums {
 inline __m256 even_half(__m256 pair) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(pair), 16)); }
 inline __m256 odd_half(__m256 pair) { return _mm256_and_ps(pair, _mm256_castsi256_ps(_mm256_set1_epi32(-65536))); }
 
-// Rows of weights as they are stored: load() takes 8 words of 32 bits from element k on, one() element k.
+// Rows of weights as they are stored: load() takes 8 words of 32 bits from element k on, one() element k. Eight rows of
+// such words are `bytes` of memory.
 struct F32Rows {
   using Element = float;
-  static constexpr ptrdiff_t per_word = 1;
+  static constexpr ptrdiff_t per_word = 1, bytes = 8 * 8 * 4;
   static __m256 load(const float* row, ptrdiff_t k) { return _mm256_loadu_ps(row + k); }
   static float one(const float* row, ptrdiff_t k) { return row[k]; }
 };
 struct F16Rows {
   using Element = std::uint16_t;
-  static constexpr ptrdiff_t per_word = 1;
+  static constexpr ptrdiff_t per_word = 1, bytes = 8 * 8 * 2;
   static __m256 load(const std::uint16_t* row, ptrdiff_t k) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row + k)));
   }
@@ -338,7 +339,7 @@ struct F16Rows {
 };
 struct Q8Rows {
   using Element = std::uint8_t;
-  static constexpr ptrdiff_t per_word = 1;
+  static constexpr ptrdiff_t per_word = 1, bytes = 8 * 34 / 4;
   static __m256 load(const std::uint8_t* row, ptrdiff_t k) {
     const std::uint8_t* block = row + k / 32 * 34;
     const __m128i codes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(block + 2 + k % 32));
@@ -350,7 +351,7 @@ struct Q8Rows {
 /// Two neighbours in one 32-bit word are transposed as one.
 struct Bf16Rows {
   using Element = std::uint16_t;
-  static constexpr ptrdiff_t per_word = 2;
+  static constexpr ptrdiff_t per_word = 2, bytes = 8 * 8 * 4;
   static __m256 load(const std::uint16_t* row, ptrdiff_t k) {
     return _mm256_loadu_ps(reinterpret_cast<const float*>(row + k));
   }
@@ -361,7 +362,7 @@ struct Bf16Rows {
 
 template <class Rows, int R>
 void thin_rows(float* y, ptrdiff_t y_stride, const float* x, const typename Rows::Element* w, ptrdiff_t w_stride,
-               ptrdiff_t w_rows, ptrdiff_t depth, bool accumulate) {
+               ptrdiff_t w_rows, ptrdiff_t depth, bool accumulate, const char* ahead) {
   constexpr ptrdiff_t per_word = Rows::per_word;
   for (ptrdiff_t j = 0; j < w_rows; j += 8, w += 8 * w_stride, y += 8) {
     const ptrdiff_t rows = w_rows - j;
@@ -370,6 +371,10 @@ void thin_rows(float* y, ptrdiff_t y_stride, const float* x, const typename Rows
     sums.load(y, y_stride, mask, accumulate);
     ptrdiff_t k = 0;
     for (; k + 8 * per_word <= depth; k += 8 * per_word) {
+      if (ahead != nullptr) {
+        for (ptrdiff_t at = 0; at < Rows::bytes; at += 64) _mm_prefetch(ahead + at, _MM_HINT_T0);
+        ahead += Rows::bytes;
+      }
       const auto row = [=](ptrdiff_t i) { return Rows::load(w + (i < rows ? i : rows - 1) * w_stride, k); };
       const Block t = transposed({row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)});
       const float* at = x + k * R;
@@ -397,13 +402,13 @@ void thin_rows(float* y, ptrdiff_t y_stride, const float* x, const typename Rows
 
 template <class Rows>
 void thin(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_rows, const typename Rows::Element* w,
-          ptrdiff_t w_stride, ptrdiff_t w_rows, ptrdiff_t depth, bool accumulate) {
-  using Function =
-      void (*)(float*, ptrdiff_t, const float*, const typename Rows::Element*, ptrdiff_t, ptrdiff_t, ptrdiff_t, bool);
+          ptrdiff_t w_stride, ptrdiff_t w_rows, ptrdiff_t depth, bool accumulate, const void* ahead) {
+  using Function = void (*)(float*, ptrdiff_t, const float*, const typename Rows::Element*, ptrdiff_t, ptrdiff_t,
+                            ptrdiff_t, bool, const char*);
   static constexpr Function by_rows[kThinRows] = {thin_rows<Rows, 1>, thin_rows<Rows, 2>, thin_rows<Rows, 3>,
                                                   thin_rows<Rows, 4>, thin_rows<Rows, 5>, thin_rows<Rows, 6>,
                                                   thin_rows<Rows, 7>, thin_rows<Rows, 8>};
-  by_rows[x_rows - 1](y, y_stride, x, w, w_stride, w_rows, depth, accumulate);
+  by_rows[x_rows - 1](y, y_stride, x, w, w_stride, w_rows, depth, accumulate, static_cast<const char*>(ahead));
 }
 
 }  // namespace

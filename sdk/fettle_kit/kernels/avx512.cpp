@@ -275,30 +275,36 @@ struct Sums {
 };
 #undef FETTLE_THIN_ROWS
 
-/// 16 rows of weights as they are stored, `depth` of each at a time. load() takes 16 words of 32 bits of each row from
-/// element k on, of which `left` elements exist.
+/// 16 rows of weights as they are stored, `depth` of each at a time, `bytes` of memory. load() takes 16 words of 32
+/// bits of each row from element k on, all or `left` elements.
 template <class Number>
 struct WidenedRows {
   using Element = Number;
-  static constexpr ptrdiff_t depth = 16;
+  static constexpr ptrdiff_t depth = 16, bytes = 16 * depth * sizeof(Number);
   template <class S>
   static void step(S& sums, const float* x, __m512 w, ptrdiff_t k) {
     sums.step(x + k * S::rows, w);
   }
 };
 struct F32Rows : WidenedRows<float> {
+  static __m512 load(const float* row, ptrdiff_t k) { return _mm512_loadu_ps(row + k); }
   static __m512 load(const float* row, ptrdiff_t k, ptrdiff_t left) {
     return _mm512_maskz_loadu_ps(first(left), row + k);
   }
 };
 struct F16Rows : WidenedRows<std::uint16_t> {
+  static __m512 load(const std::uint16_t* row, ptrdiff_t k) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + k)));
+  }
   static __m512 load(const std::uint16_t* row, ptrdiff_t k, ptrdiff_t left) {
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(left), row + k));
   }
 };
 /// Half a block.
 struct Q8Rows : WidenedRows<std::uint8_t> {
-  static __m512 load(const std::uint8_t* row, ptrdiff_t k, ptrdiff_t) {
+  static constexpr ptrdiff_t bytes = 16 * 34 / 2;
+  static __m512 load(const std::uint8_t* row, ptrdiff_t k, ptrdiff_t) { return load(row, k); }
+  static __m512 load(const std::uint8_t* row, ptrdiff_t k) {
     const std::uint8_t* block = row + k / 32 * 34;
     const __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block + 2 + k % 32));
     const __m512 scale = _mm512_cvtph_ps(_mm256_broadcastw_epi16(_mm_loadu_si16(block)));
@@ -308,7 +314,8 @@ struct Q8Rows : WidenedRows<std::uint8_t> {
 /// Two neighbours in one 32-bit word are transposed as one.
 struct Bf16Rows {
   using Element = std::uint16_t;
-  static constexpr ptrdiff_t depth = 32;
+  static constexpr ptrdiff_t depth = 32, bytes = 16 * depth * 2;
+  static __m512 load(const std::uint16_t* row, ptrdiff_t k) { return _mm512_loadu_ps(row + k); }
   static __m512 load(const std::uint16_t* row, ptrdiff_t k, ptrdiff_t left) {
     const auto mask = static_cast<__mmask32>(left >= 32 ? 0xffffffffu : (1u << left) - 1);
     return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(mask, row + k));
@@ -323,15 +330,22 @@ struct Bf16Rows {
 
 /// The block of 16 rows; rows beyond the last repeat it.
 template <class Rows>
-inline Block load_rows(const typename Rows::Element* w, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t k, ptrdiff_t left) {
+inline Block load_some_rows(const typename Rows::Element* w, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t k, ptrdiff_t left) {
   const auto row = [=](ptrdiff_t i) { return Rows::load(w + (i < rows ? i : rows - 1) * stride, k, left); };
+  return {row(0), row(1), row(2),  row(3),  row(4),  row(5),  row(6),  row(7),
+          row(8), row(9), row(10), row(11), row(12), row(13), row(14), row(15)};
+}
+
+template <class Rows>
+inline Block load_rows(const typename Rows::Element* w, ptrdiff_t stride, ptrdiff_t k) {
+  const auto row = [=](ptrdiff_t i) { return Rows::load(w + i * stride, k); };
   return {row(0), row(1), row(2),  row(3),  row(4),  row(5),  row(6),  row(7),
           row(8), row(9), row(10), row(11), row(12), row(13), row(14), row(15)};
 }
 
 template <class Rows, int R>
 void thin_rows(float* y, ptrdiff_t y_stride, const float* x, const typename Rows::Element* w, ptrdiff_t w_stride,
-               ptrdiff_t w_rows, ptrdiff_t depth, bool accumulate) {
+               ptrdiff_t w_rows, ptrdiff_t depth, bool accumulate, const char* ahead) {
   for (ptrdiff_t j = 0; j < w_rows; j += 16, w += 16 * w_stride, y += 16) {
     const ptrdiff_t rows = w_rows - j;
     const __mmask16 mask = first(rows);
@@ -339,7 +353,12 @@ void thin_rows(float* y, ptrdiff_t y_stride, const float* x, const typename Rows
     sums.load(y, y_stride, mask, accumulate);
     ptrdiff_t k = 0;
     for (; k + Rows::depth <= depth; k += Rows::depth) {
-      const Block t = transposed(load_rows<Rows>(w, w_stride, rows, k, Rows::depth));
+      if (ahead != nullptr) {
+        for (ptrdiff_t at = 0; at < Rows::bytes; at += 64) _mm_prefetch(ahead + at, _MM_HINT_T0);
+        ahead += Rows::bytes;
+      }
+      const Block t = transposed(rows >= 16 ? load_rows<Rows>(w, w_stride, k)
+                                            : load_some_rows<Rows>(w, w_stride, rows, k, Rows::depth));
       const float* at = x + k * R;
 #define FETTLE_STEP(c) Rows::step(sums, at, t.r##c, c);
       FETTLE_STEP(0)
@@ -355,7 +374,7 @@ void thin_rows(float* y, ptrdiff_t y_stride, const float* x, const typename Rows
     }
     if (k < depth) {  // what is left of the depth goes through memory
       alignas(64) float words[16][16];
-      const Block t = transposed(load_rows<Rows>(w, w_stride, rows, k, depth - k));
+      const Block t = transposed(load_some_rows<Rows>(w, w_stride, rows, k, depth - k));
 #define FETTLE_STORE(c) _mm512_store_ps(words[c], t.r##c);
       FETTLE_STORE(0)
       FETTLE_STORE(1)
@@ -384,13 +403,13 @@ void thin_rows(float* y, ptrdiff_t y_stride, const float* x, const typename Rows
 
 template <class Rows>
 void thin(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_rows, const typename Rows::Element* w,
-          ptrdiff_t w_stride, ptrdiff_t w_rows, ptrdiff_t depth, bool accumulate) {
-  using Function =
-      void (*)(float*, ptrdiff_t, const float*, const typename Rows::Element*, ptrdiff_t, ptrdiff_t, ptrdiff_t, bool);
+          ptrdiff_t w_stride, ptrdiff_t w_rows, ptrdiff_t depth, bool accumulate, const void* ahead) {
+  using Function = void (*)(float*, ptrdiff_t, const float*, const typename Rows::Element*, ptrdiff_t, ptrdiff_t,
+                            ptrdiff_t, bool, const char*);
   static constexpr Function by_rows[kThinRows] = {thin_rows<Rows, 1>, thin_rows<Rows, 2>, thin_rows<Rows, 3>,
                                                   thin_rows<Rows, 4>, thin_rows<Rows, 5>, thin_rows<Rows, 6>,
                                                   thin_rows<Rows, 7>, thin_rows<Rows, 8>};
-  by_rows[x_rows - 1](y, y_stride, x, w, w_stride, w_rows, depth, accumulate);
+  by_rows[x_rows - 1](y, y_stride, x, w, w_stride, w_rows, depth, accumulate, static_cast<const char*>(ahead));
 }
 
 }  // namespace

@@ -184,7 +184,8 @@ constexpr int64_t kGroup = 16;  // rows of w that a kernel takes together
 /// Weights that a kernel reads as they are stored.
 template <class Number>
 struct AsStored {
-  void (*kernel)(float*, ptrdiff_t, const float*, ptrdiff_t, const Number*, ptrdiff_t, ptrdiff_t, ptrdiff_t, bool);
+  void (*kernel)(float*, ptrdiff_t, const float*, ptrdiff_t, const Number*, ptrdiff_t, ptrdiff_t, ptrdiff_t, bool,
+                 const void*);
   const Number* data;
   int64_t stride;
   int64_t block_elems = 1, block_numbers = 1;  ///< elements of a block of the dtype, and the numbers that hold them
@@ -194,11 +195,13 @@ struct AsStored {
   std::pair<const Number*, ptrdiff_t> rows(int64_t j, int64_t, int64_t k, int64_t) const {
     return {data + j * stride + k / block_elems * block_numbers, stride};
   }
+  const void* ahead(int64_t j) const { return data + j * stride; }
 };
 
 /// Weights of the other dtypes, widened to a buffer.
 struct Widened {
-  void (*kernel)(float*, ptrdiff_t, const float*, ptrdiff_t, const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t, bool);
+  void (*kernel)(float*, ptrdiff_t, const float*, ptrdiff_t, const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t, bool,
+                 const void*);
   const StoredW& stored;
   static constexpr bool whole_depth = false;
   int64_t at_once() const { return kGroup; }
@@ -208,11 +211,13 @@ struct Widened {
     for (int64_t r = 0; r < count; ++r) stored.widen(to + r * kPackedStride, j + r, k, depth);
     return {to, kPackedStride};
   }
+  const void* ahead(int64_t) const { return nullptr; }  // rows are widened one after the other
 };
 
 /// Weights from a source, some rows at a time, which stay in the second-level cache until they are multiplied.
 struct Made {
-  void (*kernel)(float*, ptrdiff_t, const float*, ptrdiff_t, const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t, bool);
+  void (*kernel)(float*, ptrdiff_t, const float*, ptrdiff_t, const float*, ptrdiff_t, ptrdiff_t, ptrdiff_t, bool,
+                 const void*);
   const StoredMatrix& w;
   static constexpr bool whole_depth = true;
   int64_t at_once() const {
@@ -224,13 +229,16 @@ struct Made {
     w.source->read(j, MutMatrix(to, count, w.cols));
     return {to, w.cols};
   }
+  const void* ahead(int64_t) const { return nullptr; }
 };
 
-/// y = x w' for at most kThinRows rows of x: each task streams some rows of w once.
+/// y = x w' for at most kThinRows rows of x: each task streams some rows of w once. The kernels read a group of rows
+/// side by side, which the processor's own prefetching follows badly; so the next group, which lies behind it, comes
+/// into the cache in the order of memory.
 template <class W>
 void thin_product(MutMatrix y, ConstMatrix x, std::size_t row_bytes, bool accumulate, const KernelTable& t,
                   const W& w) {
-  constexpr std::size_t kTaskBytes = 128 << 10;
+  constexpr std::size_t kTaskBytes = 1 << 20;
   const auto fitting = static_cast<int64_t>(kTaskBytes / std::max<std::size_t>(row_bytes, 1));
   const int64_t most = round_up(divide_up(y.cols, 4 * tbb::this_task_arena::max_concurrency()), kGroup);
   const int64_t chunk = std::clamp<int64_t>(fitting / kGroup * kGroup, kGroup, std::max<int64_t>(most, kGroup));
@@ -249,9 +257,10 @@ void thin_product(MutMatrix y, ConstMatrix x, std::size_t row_bytes, bool accumu
       do {
         const int64_t depth = std::min(block, x.cols - k), w_rows = std::min(at_once, end - j);
         const auto [weights, stride] = w.rows(j, w_rows, k, depth);
+        const void* const ahead = j + w_rows < y.cols ? w.ahead(j + w_rows) : nullptr;
         for (int64_t g = 0; g < w_rows; g += kGroup)
           w.kernel(y.data + j + g, y.stride, by_depth + k * x.rows, x.rows, weights + g * stride, stride,
-                   std::min(kGroup, w_rows - g), depth, accumulate || k > 0);
+                   std::min(kGroup, w_rows - g), depth, accumulate || k > 0, ahead);
         k += depth;
       } while (k < x.cols);
     }

@@ -123,16 +123,21 @@ struct KernelTable {
   void (*transpose)(float* y, std::ptrdiff_t y_stride, const float* x, std::ptrdiff_t x_stride, std::ptrdiff_t rows,
                     std::ptrdiff_t cols);
   /// y[i,j] = sum_k x[k,i] * w[j,k] (+ y[i,j] if accumulate), i < x_rows <= kThinRows, j < w_rows: reads w once. x is
-  /// dense, [depth, x_rows].
+  /// dense, [depth, x_rows]. Meanwhile about as many bytes from `ahead` on come into the cache, unless it is null: the
+  /// rows that the caller goes on with. Any address will do.
   void (*thin_f32)(float* y, std::ptrdiff_t y_stride, const float* x, std::ptrdiff_t x_rows, const float* w,
-                   std::ptrdiff_t w_stride, std::ptrdiff_t w_rows, std::ptrdiff_t depth, bool accumulate);
+                   std::ptrdiff_t w_stride, std::ptrdiff_t w_rows, std::ptrdiff_t depth, bool accumulate,
+                   const void* ahead);
   void (*thin_bf16)(float* y, std::ptrdiff_t y_stride, const float* x, std::ptrdiff_t x_rows, const std::uint16_t* w,
-                    std::ptrdiff_t w_stride, std::ptrdiff_t w_rows, std::ptrdiff_t depth, bool accumulate);
+                    std::ptrdiff_t w_stride, std::ptrdiff_t w_rows, std::ptrdiff_t depth, bool accumulate,
+                    const void* ahead);
   void (*thin_f16)(float* y, std::ptrdiff_t y_stride, const float* x, std::ptrdiff_t x_rows, const std::uint16_t* w,
-                   std::ptrdiff_t w_stride, std::ptrdiff_t w_rows, std::ptrdiff_t depth, bool accumulate);
+                   std::ptrdiff_t w_stride, std::ptrdiff_t w_rows, std::ptrdiff_t depth, bool accumulate,
+                   const void* ahead);
   /// Blocks of 32: an f16 scale and 32 signed bytes (formats of ggml). w_stride in bytes; depth is a multiple of 32.
   void (*thin_q8_0)(float* y, std::ptrdiff_t y_stride, const float* x, std::ptrdiff_t x_rows, const std::uint8_t* w,
-                    std::ptrdiff_t w_stride, std::ptrdiff_t w_rows, std::ptrdiff_t depth, bool accumulate);
+                    std::ptrdiff_t w_stride, std::ptrdiff_t w_rows, std::ptrdiff_t depth, bool accumulate,
+                    const void* ahead);
 
   const Bf16Kernels* bf16;
 };

@@ -251,7 +251,7 @@ struct Q8Rows {
 
 template <class Rows>
 void thin(float* y, ptrdiff_t y_stride, const float* x, ptrdiff_t x_rows, const typename Rows::Element* w,
-          ptrdiff_t w_stride, ptrdiff_t w_rows, ptrdiff_t depth, bool accumulate) {
+          ptrdiff_t w_stride, ptrdiff_t w_rows, ptrdiff_t depth, bool accumulate, const void*) {
   for (ptrdiff_t i = 0; i < x_rows; ++i) {
     for (ptrdiff_t j = 0; j < w_rows; ++j) {
       float sum = accumulate ? y[i * y_stride + j] : 0.0f;
