@@ -169,7 +169,8 @@ def every_family(folder):
 
 
 def from_gguf(folder):
-    """A Phi-3 that became a GGUF file and a checkpoint again, by its LongRoPE too: what transformers computes is what it did."""
+    """A Phi-3 with LongRoPE and mixtures of experts that became GGUF files and checkpoints again: what transformers computes
+    is what it did."""
     dense = pathlib.Path(tempfile.mkdtemp(dir=folder)) / "model"
     torch.manual_seed(2)
     model = transformers.AutoModelForCausalLM.from_config(transformers.Phi3Config(
@@ -191,6 +192,22 @@ def from_gguf(folder):
     with torch.no_grad():
         same = torch.equal(model(ids).logits, again(ids).logits)
     check("phi3 as GGUF and back computes the same beyond its original context", same)
+    sizes = dict(vocab_size=1024, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+                 num_key_value_heads=2, head_dim=16, num_experts_per_tok=2, bos_token_id=0, eos_token_id=1)
+    for name, config in (("mixtral", transformers.MixtralConfig(**sizes, num_local_experts=4)),
+                         ("qwen3_moe", transformers.Qwen3MoeConfig(**sizes, num_experts=4, moe_intermediate_size=64,
+                                                                   norm_topk_prob=True))):
+        dense = pathlib.Path(tempfile.mkdtemp(dir=folder)) / "model"
+        model = transformers.AutoModelForCausalLM.from_config(config)
+        model.save_pretrained(dense)
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(PROSE / file, dense)
+        gguf = step(folder, "quantize.gguf", {"model": ("model", dense)}, {"type": "F32"})
+        back = step(folder, "io.convert", {"model": ("model", gguf)}, {"to": "f32"})
+        again = transformers.AutoModelForCausalLM.from_pretrained(back, dtype=torch.float32)
+        with torch.no_grad():
+            same = torch.equal(model(ids).logits, again(ids).logits)
+        check(f"{name} as GGUF and back computes the same", same)
 
 
 def main():

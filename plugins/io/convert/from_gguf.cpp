@@ -2,6 +2,7 @@
 #include "fettle_kit/io/gguf.h"
 #include "fettle_kit/io/output_file.h"
 #include "fettle_kit/model/gguf_layout.h"
+#include "fettle_kit/model/mixture.h"
 #include "fettle_kit/model/weights.h"
 
 #include "convert.h"
@@ -23,7 +24,7 @@ namespace {
 
 /// A tensor of the file and how its numbers lie in a checkpoint.
 struct Moved {
-  const TensorView* stored = nullptr;
+  TensorView stored;
   std::int64_t head_dim = 0;  ///< not 0: rows go back through gguf_stored_row
   bool minus_one = false;
 };
@@ -39,6 +40,32 @@ Status check_weights(const std::string& path) {
   return {};
 }
 
+/// The matrices of all experts in a stack.
+std::vector<TensorView> unstacked(const TensorView& stack, const std::string& name) {
+  std::vector<TensorView> parts;
+  const std::size_t size = stack.bytes.size() / static_cast<std::size_t>(stack.shape[0]);
+  for (std::int64_t e = 0; e < stack.shape[0]; ++e)
+    parts.push_back({hf_expert_name(name, e),
+                     stack.dtype,
+                     {stack.shape[1], stack.shape[2]},
+                     stack.bytes.subspan(static_cast<std::size_t>(e) * size, size)});
+  return parts;
+}
+
+/// A mixture of experts, which no Weights opens, has all its tensors, in their shapes.
+Status check_mixture(const GgufReader& file, const Json& config, const std::map<std::string, Moved>& tensors) {
+  FETTLE_ASSIGN(const auto expected, mixture_tensors(config, file.path()));
+  for (const TensorSpec& t : expected) {
+    const auto found = tensors.find(t.name);
+    if (found == tensors.end() || found->second.stored.shape != t.shape)
+      return {Code::corrupt_data,
+              fmt::format("{}: the tensor for '{}' is missing or has another shape than the metadata "
+                          "asks for",
+                          file.path(), t.name)};
+  }
+  return {};
+}
+
 Result<std::map<std::string, Moved>> moved_tensors(const GgufReader& file, const std::string& architecture,
                                                    std::int64_t head_dim) {
   std::map<std::string, Moved> out;
@@ -51,7 +78,14 @@ Result<std::map<std::string, Moved>> moved_tensors(const GgufReader& file, const
     if (name.empty()) return fail(fmt::format("has no place in a checkpoint of architecture '{}'", architecture));
     if (info(t.dtype).to_f32 == nullptr)
       return fail(fmt::format("is of type {}, which cannot be read", info(t.dtype).name));
-    Moved moved{&t, 0, gguf_adds_one(architecture, name)};
+    if (t.shape.size() == 3 && t.shape[0] > 0 && name.find(".experts.") != std::string::npos) {
+      for (TensorView& part : unstacked(t, name)) {
+        std::string of_expert = part.name;
+        out.emplace(std::move(of_expert), Moved{std::move(part)});
+      }
+      continue;
+    }
+    Moved moved{t, 0, gguf_adds_one(architecture, name)};
     if (gguf_reorders_rows(architecture, name)) {
       if (t.shape.size() == 1 && info(t.dtype).block_elems > 1)
         return fail(fmt::format("is a bias of type {}, expected plain floats", info(t.dtype).name));
@@ -64,17 +98,17 @@ Result<std::map<std::string, Moved>> moved_tensors(const GgufReader& file, const
 
 /// Vectors whose elements change places count as rows of one.
 Rows rows_of(const Moved& t) {
-  if (t.stored->shape.size() == 1 && t.head_dim > 0) return {t.stored->elements(), 1};
-  return {t.stored->rows(), t.stored->cols()};
+  if (t.stored.shape.size() == 1 && t.head_dim > 0) return {t.stored.elements(), 1};
+  return {t.stored.rows(), t.stored.cols()};
 }
 
 RowReader reader_of(const Moved& t) {
-  const DTypeInfo& type = info(t.stored->dtype);
-  const std::uint64_t row_bytes = bytes_of(t.stored->dtype, static_cast<std::uint64_t>(rows_of(t).cols));
+  const DTypeInfo& type = info(t.stored.dtype);
+  const std::uint64_t row_bytes = bytes_of(t.stored.dtype, static_cast<std::uint64_t>(rows_of(t).cols));
   return [&t, &type, row_bytes](std::int64_t first, MutMatrix out) {
     for (std::int64_t r = 0; r < out.rows; ++r) {
       const std::int64_t row = first + r, stored = t.head_dim > 0 ? gguf_stored_row(row, t.head_dim) : row;
-      type.to_f32(t.stored->bytes.data() + static_cast<std::uint64_t>(stored) * row_bytes, out.row(r).data(),
+      type.to_f32(t.stored.bytes.data() + static_cast<std::uint64_t>(stored) * row_bytes, out.row(r).data(),
                   static_cast<std::size_t>(out.cols));
     }
     if (t.minus_one)
@@ -97,22 +131,23 @@ Status write_tokenizer(const GgufReader& file, const std::string& folder, fettle
 }  // namespace
 
 Status from_gguf(const std::string& path, const Target& target, fettle::Context& context) {
-  FETTLE_TRY(check_weights(path));
   FETTLE_ASSIGN(const GgufReader file, GgufReader::open_model(path));
   FETTLE_ASSIGN(Json config, config_from_gguf(file));
+  if (!gguf_experts(config)) FETTLE_TRY(check_weights(path));
   FETTLE_ASSIGN(const std::string architecture, gguf_architecture(config));
   FETTLE_ASSIGN(const auto tensors, moved_tensors(file, architecture, config["head_dim"].get<std::int64_t>()));
+  if (gguf_experts(config)) FETTLE_TRY(check_mixture(file, config, tensors));
   config["torch_dtype"] = name_in_config(target.type);
   std::vector<TensorSpec> specs;
-  for (const auto& [name, t] : tensors) specs.push_back({name, target.type, t.stored->shape});
+  for (const auto& [name, t] : tensors) specs.push_back({name, target.type, t.stored.shape});
   double unpacked = 0;
-  for (const auto& [name, t] : tensors) unpacked += info(t.stored->dtype).block_elems > 1;
+  for (const auto& [name, t] : tensors) unpacked += info(t.stored.dtype).block_elems > 1;
   std::uint64_t done = 0;
   const TensorSource source = [&](const TensorSpec& spec, const TensorSink& sink) -> Status {
     if (context.cancelled()) return fettle::cancelled_status();
     context.progress("tensors", done++, specs.size());
     const Moved& t = tensors.at(spec.name);
-    if (t.stored->dtype == target.type && t.head_dim == 0 && !t.minus_one) return sink(t.stored->bytes);
+    if (t.stored.dtype == target.type && t.head_dim == 0 && !t.minus_one) return sink(t.stored.bytes);
     return write_rows(rows_of(t), target.type, reader_of(t), sink);
   };
   CheckpointWriterOptions options;

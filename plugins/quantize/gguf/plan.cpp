@@ -2,7 +2,7 @@
 #include "plan.h"
 
 #include "fettle_kit/io/message.h"
-#include "fettle_kit/model/parameter_values.h"
+#include "fettle_kit/model/mixture.h"
 #include "fettle_kit/model/weights.h"
 
 #include "target.h"
@@ -48,52 +48,25 @@ std::string fallback_warning(const std::vector<PlannedTensor>& tensors, std::str
                      fmt::join(parts, ", "));
 }
 
-/// The shapes of a mixture of experts, which no Weights opens: all but the MLPs are those of a dense family.
-Status check_experts(const DenseCheckpoint& model, const GgufExperts& experts) {
-  Json config = model.stored().config();
-  config["model_type"] = std::string(experts.dense);
-  for (const char* key : {"num_local_experts", "num_experts", "quantization_config"}) config.erase(key);
-  FETTLE_ASSIGN(const ModelConfig dense, read_model_config(config, model.stored().folder() + "/config.json"));
-  const auto check = [&](const std::string& name, const std::vector<std::int64_t>& shape) -> Status {
-    const DenseTensor* found = model.find(name);
-    if (found != nullptr && found->shape == shape) return {};
-    return {Code::corrupt_data,
-            fmt::format("{}: tensor '{}' {}", model.stored().folder(), name,
-                        found == nullptr ? "is missing"
-                                         : fmt::format("has shape {}, but config.json asks for {}",
-                                                       shape_text(found->shape), shape_text(shape)))};
-  };
-  for (const ModelTensor& t : model_tensors(dense))
-    if (t.name.find(".mlp.") == std::string::npos) FETTLE_TRY(check(t.name, t.shape));
-  return {};
-}
-
-/// The stacks of a mixture of experts, and the routers.
-Status check_stacks(const std::vector<PlannedTensor>& tensors, const GgufExperts& experts, std::int64_t hidden,
-                    std::int64_t layers) {
-  std::map<std::string, const PlannedTensor*> by_name;
-  for (const PlannedTensor& t : tensors) by_name[t.layout.name] = &t;
-  for (std::int64_t layer = 0; layer < layers; ++layer)
-    for (const auto& [name, shape] :
-         {std::pair<const char*, std::vector<std::int64_t>>{"ffn_gate_inp", {experts.count, hidden}},
-          {"ffn_gate_exps", {experts.count, experts.width, hidden}},
-          {"ffn_up_exps", {experts.count, experts.width, hidden}},
-          {"ffn_down_exps", {experts.count, hidden, experts.width}}}) {
-      const std::string wanted = fmt::format("blk.{}.{}.weight", layer, name);
-      const auto found = by_name.find(wanted);
-      if (found == by_name.end())
-        return {Code::corrupt_data, fmt::format("the checkpoint has nothing for tensor '{}'", wanted)};
-      const GgufTensor& t = found->second->layout;
-      if (t.shape != shape)
-        return {Code::corrupt_data, fmt::format("tensor '{}' has shape {}, but config.json asks for {}", t.hf_name,
-                                                shape_text(t.shape), shape_text(shape))};
-    }
+/// No Weights opens a mixture of experts.
+Status check_mixture(const DenseCheckpoint& model) {
+  const std::string& folder = model.stored().folder();
+  FETTLE_ASSIGN(const auto expected, mixture_tensors(model.stored().config(), folder + "/config.json"));
+  for (const TensorSpec& t : expected) {
+    const DenseTensor* const found = model.find(t.name);
+    if (found == nullptr || found->shape != t.shape)
+      return {Code::corrupt_data,
+              fmt::format("{}: tensor '{}' {}", folder, t.name,
+                          found == nullptr ? "is missing"
+                                           : fmt::format("has shape {}, but config.json asks for {}",
+                                                         shape_text(found->shape), shape_text(t.shape)))};
+  }
   return {};
 }
 
 /// A config.json that contradicts the tensors would go into the metadata, and the file would load nowhere.
 Status check_config(const DenseCheckpoint& model) {
-  if (const auto experts = gguf_experts(model.stored().config())) return check_experts(model, *experts);
+  if (gguf_experts(model.stored().config())) return check_mixture(model);
   FETTLE_ASSIGN(const Weights weights, Weights::open(model.stored().folder()));
   FETTLE_TRY(weights.embedding());
   FETTLE_TRY(weights.head());
@@ -258,9 +231,6 @@ Result<Plan> plan_export(const DenseCheckpoint& model, const Options& options, c
     t.layout = std::move(layout);
     plan.tensors.push_back(std::move(t));
   }
-  if (const auto experts = gguf_experts(config))
-    FETTLE_TRY(
-        check_stacks(plan.tensors, *experts, integer(config, "hidden_size"), integer(config, "num_hidden_layers")));
   if (options.target) {
     // The id of the type is known later, but not how many bytes it takes.
     FETTLE_ASSIGN(plan.metadata, all_metadata(model.stored(), options.metadata, 0, importance, plan.parameters));

@@ -28,10 +28,11 @@ constexpr std::pair<std::string_view, std::string_view> kArchitectures[] = {
 struct ExpertFamily {
   std::string_view model_type, dense;
   const char* width;
+  std::string_view module, gate, up, down;
 };
 constexpr ExpertFamily kExpertFamilies[] = {
-    {"mixtral", "llama", "intermediate_size"},
-    {"qwen3_moe", "qwen3", "moe_intermediate_size"},
+    {"mixtral", "llama", "intermediate_size", "block_sparse_moe", "w1", "w3", "w2"},
+    {"qwen3_moe", "qwen3", "moe_intermediate_size", "mlp", "gate_proj", "up_proj", "down_proj"},
 };
 
 constexpr std::pair<std::string_view, std::string_view> kGlobalNames[] = {
@@ -63,17 +64,15 @@ constexpr BlockName kPhi3Names[] = {
     {"mlp.up_proj", "ffn_up"},
 };
 
-/// The router and the stacks of experts' matrices, by the names of either family.
-constexpr BlockName kExpertNames[] = {
-    {"block_sparse_moe.gate", "ffn_gate_inp"},
-    {"block_sparse_moe.experts.w1", "ffn_gate_exps"},
-    {"block_sparse_moe.experts.w3", "ffn_up_exps"},
-    {"block_sparse_moe.experts.w2", "ffn_down_exps"},
-    {"mlp.gate", "ffn_gate_inp"},
-    {"mlp.experts.gate_proj", "ffn_gate_exps"},
-    {"mlp.experts.up_proj", "ffn_up_exps"},
-    {"mlp.experts.down_proj", "ffn_down_exps"},
-};
+/// The router and the stacks of experts' matrices.
+constexpr BlockName kMixtralNames[] = {{"block_sparse_moe.gate", "ffn_gate_inp"},
+                                       {"block_sparse_moe.experts.w1", "ffn_gate_exps"},
+                                       {"block_sparse_moe.experts.w3", "ffn_up_exps"},
+                                       {"block_sparse_moe.experts.w2", "ffn_down_exps"}};
+constexpr BlockName kQwen3MoeNames[] = {{"mlp.gate", "ffn_gate_inp"},
+                                        {"mlp.experts.gate_proj", "ffn_gate_exps"},
+                                        {"mlp.experts.up_proj", "ffn_up_exps"},
+                                        {"mlp.experts.down_proj", "ffn_down_exps"}};
 
 /// "model.layers.12.mlp.up_proj.weight" -> {12, "mlp.up_proj", ".weight"}; nothing if it is not of that form.
 struct LayerName {
@@ -129,8 +128,8 @@ std::vector<BlockName> block_names(std::string_view architecture) {
   if (is_gemma(architecture)) names.assign(std::begin(kGemmaNames), std::end(kGemmaNames));
   if (architecture == "phi3") names.assign(std::begin(kPhi3Names), std::end(kPhi3Names));
   names.insert(names.end(), std::begin(kBlockNames), std::end(kBlockNames));
-  if (architecture == "llama" || architecture == "qwen3moe")
-    names.insert(names.end(), std::begin(kExpertNames), std::end(kExpertNames));
+  if (architecture == "llama") names.insert(names.end(), std::begin(kMixtralNames), std::end(kMixtralNames));
+  if (architecture == "qwen3moe") names.insert(names.end(), std::begin(kQwen3MoeNames), std::end(kQwen3MoeNames));
   return names;
 }
 
@@ -415,7 +414,13 @@ std::optional<GgufExperts> gguf_experts(const Json& config) {
     if (type != family.model_type) continue;
     auto count = integer(config, "num_local_experts");  // by version of transformers
     if (!count) count = integer(config, "num_experts");
-    return GgufExperts{family.dense, count.value_or(0), integer(config, "num_experts_per_tok").value_or(0),
+    return GgufExperts{family.dense,
+                       family.module,
+                       family.gate,
+                       family.up,
+                       family.down,
+                       count.value_or(0),
+                       integer(config, "num_experts_per_tok").value_or(0),
                        integer(config, family.width).value_or(0)};
   }
   return std::nullopt;
@@ -445,6 +450,12 @@ std::string hf_name(std::string_view architecture, std::string_view gguf_name) {
     return fettle::kit::gguf_name(architecture, found) == gguf_name ? found : std::string();
   }
   return {};
+}
+
+std::string hf_expert_name(std::string_view stack, std::int64_t expert) {
+  constexpr std::string_view experts = ".experts.";
+  const std::size_t at = stack.find(experts) + experts.size();
+  return fmt::format("{}{}.{}", stack.substr(0, at), expert, stack.substr(at));
 }
 
 bool gguf_adds_one(std::string_view architecture, std::string_view hf_name) {
@@ -683,7 +694,6 @@ Result<Json> config_from_gguf(const GgufReader& file) {
                     architecture));
   const bool gemma = architecture == "gemma3";
   const auto key = [&](std::string_view rest) { return fmt::format("{}.{}", architecture, rest); };
-  if (file.integer(key("expert_count"), 0) > 0) return fail("mixtures of experts can be written, but not read");
   const TensorView* embedding = file.tensor("token_embd.weight");
   if (!embedding || embedding->shape.size() != 2) return fail("tensor 'token_embd.weight' is missing or no matrix");
 
@@ -695,6 +705,22 @@ Result<Json> config_from_gguf(const GgufReader& file) {
                                          : architecture == "gemma2" ? "Gemma2ForCausalLM"
                                                                     : "Gemma3ForCausalLM"});
   config["model_type"] = std::string(known->first);
+  if (const std::int64_t experts = file.integer(key("expert_count"), 0); experts > 0 || architecture == "qwen3moe") {
+    if (architecture != "llama" && architecture != "qwen3moe")
+      return fail(fmt::format("a mixture of experts of architecture '{}' is not supported", architecture));
+    const bool mixtral = architecture == "llama";
+    config["architectures"] = Json::array({mixtral ? "MixtralForCausalLM" : "Qwen3MoeForCausalLM"});
+    config["model_type"] = mixtral ? "mixtral" : "qwen3_moe";
+    config[mixtral ? "num_local_experts" : "num_experts"] = experts;
+    config["num_experts_per_tok"] = file.integer(key("expert_used_count"), 0);
+    if (!mixtral) {
+      config["moe_intermediate_size"] = file.integer(key("expert_feed_forward_length"), 0);
+      config["norm_topk_prob"] = true;
+      config["decoder_sparse_step"] = 1;
+      config["mlp_only_layers"] = Json::array();
+    }
+    FETTLE_TRY(check_experts(config, *gguf_experts(config)));
+  }
   struct Size {
     const char *hf, *gguf;
   };

@@ -15,15 +15,16 @@
 namespace fettle::kit {
 
 /// How a Hugging Face checkpoint lies in a GGUF file: names, order of rows, metadata; for Llama (and Mistral), Qwen2,
-/// Qwen3, Phi-3, Gemma 2 and 3. Both ways, without the weights. Mixtral and Qwen3's mixture of experts one way: we
-/// write them, but do not compute them. The weights of other families are refused by name.
+/// Qwen3, Phi-3, Gemma 2 and 3, Mixtral and Qwen3's mixture of experts. Both ways, without the weights. The weights of
+/// other families are refused by name.
 
 /// general.architecture for a config.json: "llama", "qwen2", "qwen3", "qwen3moe", "phi3", "gemma2" or "gemma3".
 Result<std::string> gguf_architecture(const Json& config);
 
 /// A mixture of experts: what its MLPs are.
 struct GgufExperts {
-  std::string_view dense;  ///< model_type of the family that is the same but for them
+  std::string_view dense;                   ///< model_type of the family that is the same but for them
+  std::string_view module, gate, up, down;  ///< "mlp", "gate_proj", ...: parts of the names of their matrices
   std::int64_t count = 0, used = 0, width = 0;
 };
 /// Nothing for other models.
@@ -36,6 +37,9 @@ std::string gguf_name(std::string_view architecture, std::string_view hf_name);
 /// The other way: the name in a checkpoint of a tensor of a GGUF file, "" if we know none. Factors of rope have none:
 /// config_from_gguf says what they stand for.
 std::string hf_name(std::string_view architecture, std::string_view gguf_name);
+
+/// The name of one expert's matrix: hf_name() of a stack is without the number.
+std::string hf_expert_name(std::string_view stack, std::int64_t expert);
 
 /// The rows of q_proj and k_proj (weight and bias) are stored in another order: inside each head of D rows, row k of
 /// the GGUF file is row (k % 2) * D/2 + k / 2 of the checkpoint, so that rope turns neighbours. Llama only.
