@@ -227,9 +227,13 @@ std::string mixture(const std::string& type, const std::function<void(Json&, std
   const Status written = write_checkpoint(
       folder, config, specs,
       [&](const TensorSpec& spec, const TensorSink& sink) {
-        std::vector<float> values(*byte_size(spec) / 2);
+        std::vector<std::byte> bytes(*byte_size(spec));
+        if (spec.dtype == DType::f8_e4m3) {
+          for (std::byte& b : bytes) b = static_cast<std::byte>(random() % 2 * 128 + random() % 120);  // any but NaN
+          return sink(bytes);
+        }
+        std::vector<float> values(bytes.size() / bytes_of(spec.dtype, 1));
         for (float& v : values) v = normal(random);
-        std::vector<std::byte> bytes(values.size() * 2);
         info(spec.dtype).from_f32(values.data(), bytes.data(), values.size());
         return sink(bytes);
       },
@@ -275,6 +279,26 @@ TEST(GgufOfExperts, StacksTheirMatrices) {
 TEST(GgufOfExperts, SameBytesForAnyNumberOfThreads) {
   const std::string folder = mixture("qwen3_moe");
   EXPECT_EQ(file_bytes(gguf_of(folder, "Q4_K_M", 1)), file_bytes(gguf_of(folder, "Q4_K_M", 5)));
+}
+
+/// As the FP8 releases of these models are: every expert in blocks of 128 x 128.
+TEST(GgufOfExperts, ReadsThemPacked) {
+  const std::string folder = mixture("qwen3_moe", [](Json& config, std::vector<TensorSpec>& specs) {
+    config["quantization_config"] = {{"quant_method", "fp8"}, {"weight_block_size", {128, 128}}};
+    std::vector<TensorSpec> scales;
+    for (TensorSpec& s : specs) {
+      if (s.name.find(".experts.") == std::string::npos) continue;
+      s.dtype = DType::f8_e4m3;
+      scales.push_back({s.name + "_scale_inv", DType::f32, {(s.shape[0] + 127) / 128, (s.shape[1] + 127) / 128}});
+    }
+    specs.insert(specs.end(), scales.begin(), scales.end());
+  });
+  const std::string plain = as_floats(folder);
+  for (const char* type : {"F32", "Q4_K_M"}) {
+    const std::string direct = gguf_of(folder, type);
+    EXPECT_EQ(file_bytes(direct), file_bytes(gguf_of(plain, type))) << type;
+    EXPECT_EQ(file_bytes(direct), file_bytes(gguf_of(folder, type, 5))) << type;
+  }
 }
 
 /// The mean squares of each expert's own inputs.
