@@ -63,7 +63,8 @@ void shapes(benchmark::internal::Benchmark* b) {
                             {1024, 4096, 4096},
                             {4096, 4096, 4096},
                             {512, 11008, 4096},
-                            {16, 4096, 4096}})
+                            {16, 4096, 4096},
+                            {1, 4096, 4096}})
     b->Args({shape[0], shape[1], shape[2]});
   b->ArgNames({"m", "n", "k"})->MeasureProcessCPUTime()->MinTime(0.3);
 }
