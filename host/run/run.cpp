@@ -401,6 +401,7 @@ Result<RunResult> Scheduler::run() {
     }
     if (stop() > 1) {
       result_.interrupted = true;
+      publish_outputs();  // withholds all: the record says so of each
       (void)write_record();
       std::_Exit(130);
     }

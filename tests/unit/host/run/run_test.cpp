@@ -443,12 +443,16 @@ TEST_F(RunTest, CancelsAndContinuesFromTheCheckpoint) {
 }
 
 TEST_F(RunTest, LeavesAtOnceWhenToldTwice) {
-  const pid_t child = run_in_child("  w: {use: test.wait, with: {until: " + (folder / "never") + "}}\n", "leave");
+  const pid_t child = run_in_child(
+      "  w: {use: test.wait, with: {until: " + (folder / "never") + "}}\noutputs:\n  o: {from: w, path: o.txt}\n",
+      "leave");
   int status = 0;
   ASSERT_EQ(::waitpid(child, &status, 0), child);
   ASSERT_TRUE(WIFEXITED(status));
   EXPECT_EQ(WEXITSTATUS(status), 130);
-  EXPECT_THAT(text_of(folder / "store/runs/latest"), HasSubstr("\"interrupted\": true"));
+  const std::string record = text_of(folder / "store/runs/latest");
+  EXPECT_THAT(record, HasSubstr("\"interrupted\": true"));
+  EXPECT_THAT(record, HasSubstr("\"reason\": \"interrupted\""));  // of the output
 }
 
 TEST_F(RunTest, TwoProcessesOnOnePipelineComputeEachStepOnce) {
