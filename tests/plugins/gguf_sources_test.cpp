@@ -445,20 +445,62 @@ TEST(GgufOfExperts, CannotBeComputedAndSaySo) {
               testing::StartsWith(file + ": model type 'qwen3_moe' is not supported; supported are llama"));
 }
 
-TEST(GgufOfExperts, AMissingStackIsNamedWhenTheyAreReadBack) {
-  const std::string folder = temporary_folder(), path = folder + "/model.gguf";
+/// The GGUF file of a small Mixtral with other tensors, or other metadata.
+std::string changed_mixture(const std::function<void(GgufMetadata&, std::vector<TensorSpec>&)>& change) {
   const auto file = GgufReader::open(gguf_of(mixture("mixtral"), "F32"));
+  GgufMetadata metadata = file->metadata();
   std::vector<TensorSpec> specs;
-  for (const TensorView& t : file->tensors())
-    if (t.name != "blk.1.ffn_up_exps.weight") specs.push_back({t.name, t.dtype, t.shape});
-  auto writer = GgufWriter::create(path, file->metadata(), specs);
-  ASSERT_TRUE(writer.ok()) << writer.error().message();
-  for (const TensorSpec& spec : specs) ASSERT_TRUE(writer->append(spec.name, file->tensor(spec.name)->bytes).ok());
-  ASSERT_TRUE(writer->finish().ok());
+  for (const TensorView& t : file->tensors()) specs.push_back({t.name, t.dtype, t.shape});
+  change(metadata, specs);
+  std::string path = temporary_folder() + "/model.gguf";
+  auto writer = GgufWriter::create(path, metadata, specs);
+  EXPECT_TRUE(writer.ok()) << writer.error().message();
+  for (const TensorSpec& spec : specs) {
+    const auto stored = file->tensor(spec.name)->bytes;
+    std::int64_t elements = 1;
+    for (const std::int64_t n : spec.shape) elements *= n;
+    EXPECT_TRUE(writer->append(spec.name, stored.first(static_cast<std::size_t>(elements) * 4)).ok());
+  }
+  EXPECT_TRUE(writer->finish().ok());
+  return path;
+}
+
+TEST(GgufOfExperts, AMissingStackIsNamedWhenTheyAreReadBack) {
+  const std::string path = changed_mixture([](auto&, auto& specs) { without(specs, "blk.1.ffn_up_exps.weight"); });
   const StepResult r = Step("io_convert", "io.convert").input("model", "model", path).run();
   EXPECT_EQ(r.message, path +
                            ": the tensor for 'model.layers.1.block_sparse_moe.experts.0.w3.weight' is missing or has "
                            "another shape than the metadata asks for");
+}
+
+TEST(GgufOfExperts, AStackOfCountlessEmptyMatricesIsRefusedAtOnce) {
+  const std::string path = changed_mixture([](auto&, auto& specs) {
+    spec_of(specs, "blk.0.ffn_up_exps.weight").shape = {std::int64_t{1} << 40, 0, 64};
+  });
+  const StepResult r = Step("io_convert", "io.convert").input("model", "model", path).run();
+  EXPECT_EQ(r.message, path +
+                           ": tensor 'blk.0.ffn_up_exps.weight' has shape [1099511627776, 0, 64], expected a stack of "
+                           "4 experts");
+}
+
+TEST(GgufOfExperts, MoreLayersOfExpertsThanTensorsAreRefusedAtOnce) {
+  const std::string path = changed_mixture([](auto& metadata, auto&) {
+    for (auto& [key, value] : metadata)
+      if (key == "llama.block_count") value = std::uint32_t{4000};
+  });
+  const StepResult r = Step("io_convert", "io.convert").input("model", "model", path).run();
+  EXPECT_THAT(r.message, testing::HasSubstr(": it has 4000 layers of 4 experts, but there are only "));
+}
+
+TEST(GgufOfExperts, AnArchitectureThatNobodyKnowsIsRefusedWithThoseKnown) {
+  const std::string path = changed_mixture([](auto& metadata, auto&) {
+    for (auto& [key, value] : metadata)
+      if (key == "general.architecture") value = std::string("mamba");
+  });
+  EXPECT_EQ(Weights::open(path).error().message(),
+            path +
+                ": architecture 'mamba' is not supported; supported are llama, qwen2, qwen3, qwen3moe, phi3, gemma2 "
+                "and gemma3");
 }
 
 }  // namespace

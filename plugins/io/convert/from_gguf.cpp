@@ -54,7 +54,7 @@ std::vector<TensorView> unstacked(const TensorView& stack, const std::string& na
 
 /// A mixture of experts, which no Weights opens, has all its tensors, in their shapes.
 Status check_mixture(const GgufReader& file, const Json& config, const std::map<std::string, Moved>& tensors) {
-  FETTLE_ASSIGN(const auto expected, mixture_tensors(config, file.path()));
+  FETTLE_ASSIGN(const auto expected, mixture_tensors(config, file.path(), tensors.size()));
   for (const TensorSpec& t : expected) {
     const auto found = tensors.find(t.name);
     if (found == tensors.end() || found->second.stored.shape != t.shape)
@@ -66,8 +66,9 @@ Status check_mixture(const GgufReader& file, const Json& config, const std::map<
   return {};
 }
 
+/// `experts`: how many every stack holds.
 Result<std::map<std::string, Moved>> moved_tensors(const GgufReader& file, const std::string& architecture,
-                                                   std::int64_t head_dim) {
+                                                   std::int64_t head_dim, std::int64_t experts) {
   std::map<std::string, Moved> out;
   for (const TensorView& t : file.tensors()) {
     if (is_gguf_rope_factors(t.name)) continue;  // config.json says it in words
@@ -78,7 +79,9 @@ Result<std::map<std::string, Moved>> moved_tensors(const GgufReader& file, const
     if (name.empty()) return fail(fmt::format("has no place in a checkpoint of architecture '{}'", architecture));
     if (info(t.dtype).to_f32 == nullptr)
       return fail(fmt::format("is of type {}, which cannot be read", info(t.dtype).name));
-    if (t.shape.size() == 3 && t.shape[0] > 0 && name.find(".experts.") != std::string::npos) {
+    if (name.find(".experts.") != std::string::npos) {
+      if (t.shape.size() != 3 || t.shape[0] != experts)
+        return fail(fmt::format("has shape [{}], expected a stack of {} experts", fmt::join(t.shape, ", "), experts));
       for (TensorView& part : unstacked(t, name)) {
         std::string of_expert = part.name;
         out.emplace(std::move(of_expert), Moved{std::move(part)});
@@ -135,7 +138,8 @@ Status from_gguf(const std::string& path, const Target& target, fettle::Context&
   FETTLE_ASSIGN(Json config, config_from_gguf(file));
   if (!gguf_experts(config)) FETTLE_TRY(check_weights(path));
   FETTLE_ASSIGN(const std::string architecture, gguf_architecture(config));
-  FETTLE_ASSIGN(const auto tensors, moved_tensors(file, architecture, config["head_dim"].get<std::int64_t>()));
+  const std::int64_t experts = gguf_experts(config).value_or(GgufExperts{}).count;
+  FETTLE_ASSIGN(const auto tensors, moved_tensors(file, architecture, config["head_dim"].get<std::int64_t>(), experts));
   if (gguf_experts(config)) FETTLE_TRY(check_mixture(file, config, tensors));
   config["torch_dtype"] = name_in_config(target.type);
   std::vector<TensorSpec> specs;

@@ -51,7 +51,8 @@ std::string fallback_warning(const std::vector<PlannedTensor>& tensors, std::str
 /// No Weights opens a mixture of experts.
 Status check_mixture(const DenseCheckpoint& model) {
   const std::string& folder = model.stored().folder();
-  FETTLE_ASSIGN(const auto expected, mixture_tensors(model.stored().config(), folder + "/config.json"));
+  FETTLE_ASSIGN(const auto expected,
+                mixture_tensors(model.stored().config(), folder + "/config.json", model.tensors().size()));
   for (const TensorSpec& t : expected) {
     const DenseTensor* const found = model.find(t.name);
     if (found == nullptr || found->shape != t.shape)

@@ -334,8 +334,7 @@ Status add_expert(GgufTensor& stack, const ExpertName& name, const TensorSpec& s
 }
 
 /// 135M, 1.2B: at least two digits.
-std::string size_label(std::int64_t parameters) {
-  auto count = static_cast<double>(parameters);
+std::string size_label(double count) {
   constexpr std::pair<double, char> units[] = {{1e12, 'T'}, {1e9, 'B'}, {1e6, 'M'}, {1e3, 'K'}};
   for (const auto& [unit, letter] : units) {
     if (count <= unit && letter != 'K') continue;
@@ -373,10 +372,11 @@ class MetadataList {
 /// size_label() of a model, or "8x1.2B": so many experts, and the size that one of them and all else have.
 std::string size_label_of(const Json& config, std::int64_t parameters) {
   const auto experts = gguf_experts(config);
-  if (!experts) return size_label(parameters);
-  const std::int64_t one = 3 * experts->width * integer(config, "hidden_size").value_or(0) *
-                           integer(config, "num_hidden_layers").value_or(0);
-  return fmt::format("{}x{}", experts->count, size_label(parameters - (experts->count - 1) * one));
+  const auto all = static_cast<double>(parameters);
+  if (!experts) return size_label(all);
+  const double one = 3.0 * static_cast<double>(experts->width) * number(config, "hidden_size").value_or(0) *
+                     number(config, "num_hidden_layers").value_or(0);
+  return fmt::format("{}x{}", experts->count, size_label(all - static_cast<double>(experts->count - 1) * one));
 }
 
 /// What the converter writes of a Phi-3, which goes its own way.
@@ -690,7 +690,8 @@ Result<Json> config_from_gguf(const GgufReader& file) {
                                   [&](const auto& row) { return row.second == architecture; });
   if (known == std::end(kArchitectures))
     return fail(
-        fmt::format("architecture '{}' is not supported; supported are llama, qwen2, qwen3, phi3, gemma2 and gemma3",
+        fmt::format("architecture '{}' is not supported; supported are llama, qwen2, qwen3, qwen3moe, phi3, gemma2 "
+                    "and gemma3",
                     architecture));
   const bool gemma = architecture == "gemma3";
   const auto key = [&](std::string_view rest) { return fmt::format("{}.{}", architecture, rest); };

@@ -11,12 +11,15 @@
 
 namespace fettle::kit {
 
-Result<std::vector<TensorSpec>> mixture_tensors(const Json& config, std::string_view name) {
+Result<std::vector<TensorSpec>> mixture_tensors(const Json& config, std::string_view name, std::size_t most) {
   const GgufExperts experts = *gguf_experts(config);
   Json rest = config;
   rest["model_type"] = std::string(experts.dense);
   for (const char* key : {"num_local_experts", "num_experts", "quantization_config"}) rest.erase(key);
   FETTLE_ASSIGN(const ModelConfig dense, read_model_config(rest, name));
+  if (experts.count > 0 && dense.layers > static_cast<std::int64_t>(most) / experts.count)
+    return Status(Code::corrupt_data, fmt::format("{}: it has {} layers of {} experts, but there are only {} tensors",
+                                                  name, dense.layers, experts.count, most));
   std::vector<TensorSpec> specs;
   for (const ModelTensor& t : model_tensors(dense))
     if (t.name.find(".mlp.") == std::string::npos) specs.push_back({t.name, DType::f32, t.shape});
